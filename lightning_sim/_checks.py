@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_matrix", "check_pair", "working_dtype"]
+__all__ = ["check_matrix", "check_pair", "warn_if_constant", "working_dtype"]
 
 
-def check_pair(x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), minimum_rows: int = 2) -> tuple[Tensor, Tensor]:
+def check_pair(
+    x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), minimum_rows: int = 2
+) -> tuple[Tensor, Tensor]:
     """Two matrices with the same number of rows, cast to the wider of float32 and both input dtypes."""
-    x, y = check_matrix(x, names[0]), check_matrix(y, names[1])
+    try:
+        x, y = check_matrix(x, names[0]), check_matrix(y, names[1])
+    except ValueError as error:
+        shapes = (f"`{name}` {tuple(getattr(z, 'shape', ()))}" for name, z in zip(names, (x, y), strict=True))
+        raise ValueError(f"{error} (shapes: {', '.join(shapes)})") from None
     if x.shape[0] != y.shape[0]:
         raise ValueError(
             f"`{names[0]}` and `{names[1]}` must hold the same samples row by row, "
@@ -21,27 +29,84 @@ def check_pair(x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), min
             f"`{names[0]}` and `{names[1]}` need at least {minimum_rows} rows (samples), "
             f"got shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if x.device != y.device:
-        raise ValueError(f"`{names[0]}` is on {x.device} and `{names[1]}` on {y.device}; move one to the other's device")
+    _check_devices(x, y, names)
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype), y.to(dtype)
 
 
-def check_matrix(x: Tensor, name: str) -> Tensor:
-    """A finite floating-point matrix (samples, width), cast to the wider of float32 and its dtype."""
+def check_matrix(x: Tensor, name: str, *, form: str = "(samples, width)") -> Tensor:
+    """A finite floating-point matrix of the `form`, cast to the wider of float32 and its dtype."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"`{name}` must be a torch.Tensor of shape (samples, width), got {type(x).__name__}")
+        raise ValueError(f"`{name}` must be a torch.Tensor of shape {form}, got {type(x).__name__}")
     if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(
-            f"`{name}` must have shape (samples, width), got {tuple(x.shape)}; flatten further dimensions first"
-        )
+        shape = tuple(x.shape)
+        raise ValueError(f"`{name}` must have shape {form}, got {shape}; flatten further dimensions first")
     if not x.is_floating_point():
-        raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {tuple(x.shape)}; call .float()")
+        shape = tuple(x.shape)
+        raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {shape}; call .float()")
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"`{name}` of shape {tuple(x.shape)} holds NaN or infinite values")
     return x.to(working_dtype(x.dtype))
 
 
+def check_logits(
+    a: Tensor, b: Tensor, *, names: tuple[str, str] = ("logits_a", "logits_b")
+) -> tuple[Tensor, Tensor]:
+    """Two matrices (samples, classes) of one shape; -inf, the logit of probability zero, is allowed."""
+    for logits, name in ((a, names[0]), (b, names[1])):
+        allowed = logits.masked_fill(logits == -torch.inf, 0) if isinstance(logits, Tensor) else logits
+        check_matrix(allowed, name)
+        if logits.shape[1] < 2:
+            raise ValueError(
+                f"`{name}` must hold the logits of at least 2 classes, got shape {tuple(logits.shape)}; "
+                "for one logit z per sample give torch.stack([torch.zeros_like(z), z], 1)"
+            )
+        if bool((logits == -torch.inf).all(1).any()):
+            raise ValueError(f"`{name}` of shape {tuple(logits.shape)} holds a sample with all logits -inf")
+    if a.shape != b.shape:
+        raise ValueError(
+            f"`{names[0]}` and `{names[1]}` must hold the same samples and classes, "
+            f"got shapes {tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if a.shape[0] == 0:
+        raise ValueError(f"`{names[0]}` and `{names[1]}` need at least 1 sample, got shape {tuple(a.shape)}")
+    _check_devices(a, b, names)
+    dtype = working_dtype(torch.promote_types(a.dtype, b.dtype))
+    return a.to(dtype), b.to(dtype)
+
+
+def check_choice(value: object, name: str, choices: tuple[object, ...]) -> None:
+    """Refuse a `value` that is not among the `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The wider of float32 and `dtype`: half precision is never accumulated in."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def warn_if_constant(
+    x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), stacklevel: int = 3
+) -> bool:
+    """Whether either matrix is zero, after a warning that names it; give centred matrices (`center_columns`).
+
+    The caller returns NaN then: similarity to a representation without variance is 0/0, neither 0 nor 1.
+    `stacklevel` 3 points at the line that called the public function which calls this one.
+    """
+    constant = [f"`{name}`" for name, matrix in zip(names, (x, y), strict=True) if not bool(matrix.any())]
+    if constant:
+        warnings.warn(
+            f"{' and '.join(constant)} has no variance over the samples; "
+            "the value is undefined, returning NaN",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+    return bool(constant)
+
+
+def _check_devices(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
+    if a.device != b.device:
+        raise ValueError(
+            f"`{names[0]}` is on {a.device} and `{names[1]}` on {b.device}; move one to the other's device"
+        )

@@ -1,0 +1,46 @@
+"""Signed folding of wide features into few columns, one pass over memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_sim.sketch.hashing import column_signs
+
+__all__ = ["fold", "num_folds"]
+
+
+def num_folds(width: int, num_projections: int) -> int:
+    """How many independent folds represent features of this width: 1 (unfolded) up to `num_projections`, else 2."""
+    return 1 if width <= num_projections else 2
+
+
+def fold(x: Tensor, num_projections: int, seed: int) -> list[Tensor]:
+    """Signed folds of the columns of `x`: column j is added, with a random sign, to column ``j mod c``.
+
+    Inner products of rows keep their expectation, ``E <fold(x_i), fold(x_j)> = <x_i, x_j>``. The squared norm of a
+    kernel matrix is inflated by the noise of one fold; two independent folds of half the width give an unbiased
+    ``<K_1, K_2>``.
+
+    Args:
+        x: (b, p), floating-point.
+        num_projections: k. Rows of width p <= k are returned as they are, exact.
+        seed: chooses the signs.
+
+    Returns:
+        One tensor (b, p) while p <= k, else two tensors (b, k / 2).
+    """
+    width = x.shape[1]
+    if num_folds(width, num_projections) == 1:
+        return [x]
+    columns = num_projections // 2
+    return [_fold_once(x, column_signs(width, index, seed, x.device, x.dtype), columns) for index in range(2)]
+
+
+def _fold_once(x: Tensor, signs: Tensor, columns: int) -> Tensor:
+    # Slices are added one after the other: writing the signed product out first would cost several more passes.
+    folded = torch.mul(x[:, :columns], signs[:columns])
+    for start in range(columns, x.shape[1], columns):
+        stop = min(start + columns, x.shape[1])
+        folded[:, : stop - start].addcmul_(x[:, start:stop], signs[start:stop])
+    return folded

@@ -1,0 +1,78 @@
+"""Fixed integer hashes: the same bucket and sign for a sample or column on every rank, device and run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["column_signs", "fingerprint", "sample_buckets", "sample_signs", "wrapped"]
+
+# Separate streams of the hash, so that buckets, sample signs and column signs are independent of each other.
+_BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM = 1, 2, 3, 4
+
+
+def sample_buckets(sample_ids: Tensor, num_buckets: int, seed: int) -> Tensor:
+    """Bucket of every sample, ``(a * id + b) mod M`` with odd ``a``: balanced, and without collision while N <= M.
+
+    Args:
+        sample_ids: (b,) int64.
+        num_buckets: M, a power of two, so that wrapping 64-bit arithmetic leaves the residue right.
+        seed: chooses a and b.
+
+    Returns:
+        (b,) int64 in [0, M).
+    """
+    multiplier = _hash_integer(seed, _BUCKET_STREAM) | 1
+    offset = _hash_integer(seed, _BUCKET_STREAM + 16)
+    return (sample_ids * multiplier + offset) & (num_buckets - 1)
+
+
+def sample_signs(sample_ids: Tensor, seed: int) -> Tensor:
+    """Sign of every sample, (b,) int64 of +1 and -1."""
+    return _signs(_hash(sample_ids, seed, _SIGN_STREAM))
+
+
+def fingerprint(sample_ids: Tensor) -> int:
+    """Order-free, additive fingerprint of a set of samples: the sum of their hashes, wrapped to 64 bits."""
+    return int(_hash(sample_ids.to(torch.int64), 0, _FINGERPRINT_STREAM).sum())
+
+
+def wrapped(value: int) -> int:
+    """A Python integer as the signed 64-bit integer that it wraps to, as sums of tensors do."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+@lru_cache(maxsize=128)
+def column_signs(width: int, fold: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Sign of every column for one fold, (width,) of +1 and -1."""
+    columns = torch.arange(width, dtype=torch.int64, device=device)
+    return _signs(_hash(columns, seed, _COLUMN_STREAM + 16 * fold)).to(dtype)
+
+
+def _signs(hashed: Tensor) -> Tensor:
+    return 1 - 2 * (_shift_right(hashed, 40) & 1)
+
+
+def _hash(values: Tensor, seed: int, stream: int) -> Tensor:
+    return _mix(values + _hash_integer(seed, stream))
+
+
+def _hash_integer(seed: int, stream: int) -> int:
+    key = torch.tensor(seed * 1_000_003 + stream, dtype=torch.int64)
+    return int(_mix(_mix(key)))
+
+
+def _mix(values: Tensor) -> Tensor:
+    # The finaliser of SplitMix64 (Steele, Lea & Flood 2014); the constants are its odd multipliers as signed
+    # 64-bit integers, since torch wraps on overflow but has no arithmetic on unsigned ones.
+    values = values + -7046029254386353131
+    values = (values ^ _shift_right(values, 30)) * -4658895280553007687
+    values = (values ^ _shift_right(values, 27)) * -7723592293110705685
+    return values ^ _shift_right(values, 31)
+
+
+def _shift_right(values: Tensor, bits: int) -> Tensor:
+    # torch shifts the sign in; mask it away to get the unsigned shift that the hash is made of.
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
