@@ -1,0 +1,48 @@
+"""Similarity measures as pure functions: representations, weights and outputs of two networks."""
+
+from lightning_sim.functional.canonical_correlation import canonical_correlation, pwcca, svcca
+from lightning_sim.functional.centered_kernel_alignment import centered_kernel_alignment
+from lightning_sim.functional.correlation import (
+    CorrelationResult,
+    pearson_correlation,
+    spearman_correlation,
+)
+from lightning_sim.functional.deconfounding import deconfounded_centered_kernel_alignment
+from lightning_sim.functional.hsic import hsic
+from lightning_sim.functional.linear_regression import linear_regression_r2
+from lightning_sim.functional.minibatch import minibatch_centered_kernel_alignment
+from lightning_sim.functional.neighbors import mutual_knn
+from lightning_sim.functional.normalized_bures_similarity import normalized_bures_similarity
+from lightning_sim.functional.outputs import (
+    jensen_shannon_divergence,
+    prediction_agreement,
+    rank_correlation,
+)
+from lightning_sim.functional.procrustes import angular_procrustes_distance, procrustes_distance
+from lightning_sim.functional.product_kernel import product_kernel_similarity
+from lightning_sim.functional.representational_similarity import representational_similarity_analysis
+from lightning_sim.functional.weights import weight_centered_kernel_alignment
+
+__all__ = [
+    "CorrelationResult",
+    "angular_procrustes_distance",
+    "canonical_correlation",
+    "centered_kernel_alignment",
+    "deconfounded_centered_kernel_alignment",
+    "hsic",
+    "jensen_shannon_divergence",
+    "linear_regression_r2",
+    "minibatch_centered_kernel_alignment",
+    "mutual_knn",
+    "normalized_bures_similarity",
+    "pearson_correlation",
+    "prediction_agreement",
+    "procrustes_distance",
+    "product_kernel_similarity",
+    "pwcca",
+    "rank_correlation",
+    "representational_similarity_analysis",
+    "spearman_correlation",
+    "svcca",
+    "weight_centered_kernel_alignment",
+]

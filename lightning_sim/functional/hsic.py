@@ -1,0 +1,153 @@
+"""The Hilbert-Schmidt independence criterion of two representations, linear kernel."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_sim._centering import center_columns
+from lightning_sim._checks import check_choice, check_pair
+
+__all__ = ["hsic"]
+
+Estimator = Literal["unbiased", "biased"]
+
+
+def hsic(x: Tensor, y: Tensor, *, estimator: Estimator = "unbiased") -> Tensor:
+    r"""Covariance of two tables of similarities: how far `x` and `y` agree on which samples are alike.
+
+    With linear kernels $K = x x^T$, $L = y y^T$ (n x n), $H$ the centring matrix, and $K_0$, $L_0$ the
+    kernels with their diagonals set to zero:
+
+    - biased: $tr(K H L H) / (n - 1)^2 = \|x_c^T y_c\|_F^2 / (n - 1)^2$ with $x_c$, $y_c$ the centred data;
+    - unbiased: $HSIC_1 = \frac{1}{n (n - 3)} [tr(K_0 L_0)
+      + \frac{1^T K_0 1 \; 1^T L_0 1}{(n - 1)(n - 2)} - \frac{2}{n - 2} 1^T K_0 L_0 1]$.
+
+    Shapes: `x` (n, p1), `y` (n, p2) -> (). Units: the squared units of `x` times the squared units of `y`.
+    Range: [0, inf) when biased; HSIC_1 may be negative. A constant representation gives 0: it depends on
+    nothing.
+
+    Invariant to translations and orthogonal maps of either side and to joint permutations of the samples;
+    scaling a side by c scales the value by c^2. The biased estimator exceeds the population value by O(1/n),
+    times a factor that grows with the widths; the expectation of HSIC_1 is the population value. HSIC_1 does
+    not depend on centring algebraically, but loses its digits on uncentred features with large means: both
+    centre first.
+
+    Cost: O(n (p1 + p2)^2) time and O((p1 + p2)^2) memory, or O(n^2 (p1 + p2)) and O(n^2) where that is
+    cheaper; in float64 where the device has it.
+
+    Args:
+        x: representation of n samples.
+        y: another representation of the same samples in the same order.
+        estimator: "unbiased" (HSIC_1) or "biased".
+
+    Returns:
+        A scalar in the wider of float32 and the dtypes of `x` and `y`, differentiable.
+
+    Raises:
+        ValueError: unless both are finite floating-point matrices with the same number of rows, at least 4 (2
+            when biased).
+
+    References:
+        Gretton et al. 2005, eq. 9 (biased). Song et al. 2012, "Feature selection via dependence
+        maximization", eq. 5 (HSIC_1). Kornblith et al. 2019, eq. 3.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sim.functional import hsic
+        >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
+        >>> hsic(x, x, estimator="biased")  # the squared variance
+        tensor(6.2500)
+        >>> hsic(x, x[[3, 0, 4, 1, 2]])
+        tensor(-0.5667)
+    """
+    check_choice(estimator, "estimator", ("unbiased", "biased"))
+    x, y = check_pair(x, y, minimum_rows=minimum_rows(estimator))
+    terms = linear_hsic_terms(center_columns(x), center_columns(y), estimator)
+    return terms.cross.to(x.dtype)
+
+
+class HsicTerms(NamedTuple):
+    """HSIC of a pair and of each side with itself, and the value below which a self-term is rounding only."""
+
+    cross: Tensor
+    self_x: Tensor
+    self_y: Tensor
+    floor_x: Tensor
+    floor_y: Tensor
+
+
+def minimum_rows(estimator: Estimator) -> int:
+    """HSIC_1 divides by n - 3, the biased estimator by n - 1."""
+    return 4 if estimator == "unbiased" else 2
+
+
+def linear_hsic_terms(a: Tensor, b: Tensor, estimator: Estimator) -> HsicTerms:
+    """The terms for linear kernels of (n, p1) and (n, p2), which must be centred to be unbiased."""
+    (n, p1), (_, p2) = a.shape, b.shape
+    if p1 * p1 + p2 * p2 + p1 * p2 > n * (p1 + p2):
+        return kernel_hsic_terms(a @ a.T, b @ b.T, estimator, center=False)
+    if estimator == "biased":
+        cross, self_x, self_y = ((u.T @ v).square().sum() / (n - 1) ** 2 for u, v in ((a, b), (a, a), (b, b)))
+        return HsicTerms(cross, self_x, self_y, torch.zeros_like(cross), torch.zeros_like(cross))
+    # The rows of a centred kernel sum to zero. Without the diagonal they sum to minus the diagonal, so every
+    # term of HSIC_1 follows from the cross-covariance and the squared norms of the samples.
+    norms_a, norms_b = a.square().sum(1), b.square().sum(1)
+
+    def hsic_1(u: Tensor, v: Tensor, norms_u: Tensor, norms_v: Tensor) -> Tensor:
+        diagonals = n / (n - 2) * (norms_u * norms_v).sum()
+        traces = norms_u.sum() * norms_v.sum() / ((n - 1) * (n - 2))
+        return ((u.T @ v).square().sum() - diagonals + traces) / (n * (n - 3))
+
+    rounding = 16 * torch.finfo(a.dtype).eps / (n * (n - 3))
+    return HsicTerms(
+        hsic_1(a, b, norms_a, norms_b),
+        hsic_1(a, a, norms_a, norms_a),
+        hsic_1(b, b, norms_b, norms_b),
+        rounding * norms_a.sum().square(),
+        rounding * norms_b.sum().square(),
+    )
+
+
+def kernel_hsic_terms(
+    kernel_x: Tensor, kernel_y: Tensor, estimator: Estimator, *, center: bool = True
+) -> HsicTerms:
+    """The terms for kernels (n, n); `center=False` if they are centred, or compared without it."""
+    n = kernel_x.shape[0]
+    rounding = (64 * torch.finfo(kernel_x.dtype).eps) ** 2
+    floor_x, floor_y = (rounding * kernel.square().sum() for kernel in (kernel_x, kernel_y))
+    if estimator == "unbiased":
+        kernel_x, kernel_y = _center_without_diagonal(kernel_x), _center_without_diagonal(kernel_y)
+        count = n * (n - 3)
+    else:
+        if center:
+            kernel_x, kernel_y = center_kernel(kernel_x), center_kernel(kernel_y)
+        count = (n - 1) ** 2
+    return HsicTerms(
+        (kernel_x * kernel_y).sum() / count,
+        kernel_x.square().sum() / count,
+        kernel_y.square().sum() / count,
+        floor_x / count,
+        floor_y / count,
+    )
+
+
+def center_kernel(kernel: Tensor) -> Tensor:
+    """H K H of a symmetric kernel (n, n): its rows and columns sum to zero."""
+    means = kernel.mean(0)
+    return kernel - means - means[:, None] + means.mean()
+
+
+def _center_without_diagonal(kernel: Tensor) -> Tensor:
+    """The U-centred kernel (n, n): zero on the diagonal, and its rows sum to zero.
+
+    The sum of the products of two of these is n (n - 3) HSIC_1 (Szekely and Rizzo 2014). Subtracting before
+    anything is squared cancels less than the three terms of HSIC_1, and keeps HSIC_1(K, K) >= 0.
+    """
+    n = kernel.shape[0]
+    diagonal = torch.eye(n, dtype=torch.bool, device=kernel.device)
+    kernel = kernel.masked_fill(diagonal, 0)
+    means = kernel.sum(0) / (n - 2)
+    return (kernel - means - means[:, None] + means.sum() / (n - 1)).masked_fill(diagonal, 0)

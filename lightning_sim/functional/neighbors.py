@@ -1,0 +1,104 @@
+"""Whether two representations put the same samples next to each other."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_sim._centering import center_columns, widen
+from lightning_sim._checks import check_choice, check_pair, warn_if_constant
+
+__all__ = ["mutual_knn"]
+
+# Entries of the (rows, n) blocks of scores, a few of which exist at once: 32 MiB each in float64.
+_BLOCK_ENTRIES = 2**22
+
+
+def mutual_knn(
+    x: Tensor, y: Tensor, *, k: int = 10, metric: Literal["cosine", "euclidean", "inner_product"] = "cosine"
+) -> Tensor:
+    r"""Mean share of the k nearest neighbours of a sample that two representations have in common.
+
+    $\frac{1}{n k} \sum_i |N_x(i) \cap N_y(i)|$, where $N(i)$ are the k other samples nearest to sample i; a
+    sample is not its own neighbour.
+
+    Shapes: `x` (n, p1), `y` (n, p2) -> (). Range: [0, 1], no units, symmetric. Independent representations
+    read k / (n - 1) on average, which is not subtracted. Invariant to orthogonal maps and isotropic scaling
+    of either side and, where there are no ties, to joint permutations of the samples; "euclidean" also to
+    translations (nothing is centred otherwise), "cosine" also to rescaling single samples.
+
+    Convention: the code of the paper ranks inner products of rows that the caller has normalised, which is
+    "cosine"; a row of zeros has cosine 0 to all others. Ties go to the sample with the lower index.
+
+    Cost: O(n^2 p) time, O(n p) memory plus blocks of fixed size, in float64 where the device has it: a
+    large common mean leaves float32 cosines no digits to tell samples apart.
+
+    Args:
+        x: representation of n samples.
+        y: another representation of the same samples in the same order.
+        k: number of neighbours, 1 to n - 1.
+        metric: nearest means largest "cosine", smallest "euclidean" distance or largest "inner_product".
+
+    Returns:
+        A scalar in the wider of float32 and the dtypes of `x` and `y`; not differentiable. NaN with a
+        warning that names a side without variance.
+
+    Raises:
+        ValueError: unless both are finite floating-point matrices with the same number of rows, at least 2;
+            for a `k` outside 1 to n - 1 or an unknown `metric`.
+
+    References:
+        Huh et al. 2024, "The Platonic representation hypothesis", appendix on the mutual nearest-neighbour
+        metric.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sim.functional import mutual_knn
+        >>> x = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+        >>> y = torch.tensor([[0.0], [1.0], [3.0], [1.5]])
+        >>> mutual_knn(x, y, k=1, metric="euclidean")  # nearest in x: 1, 0, 3, 2; in y: 1, 3, 3, 1
+        tensor(0.5000)
+    """
+    check_choice(metric, "metric", ("cosine", "euclidean", "inner_product"))
+    x, y = check_pair(x, y)
+    n = x.shape[0]
+    if not 1 <= k < n:
+        raise ValueError(
+            f"`k` must be between 1 and {n - 1}, one less than the {n} samples, got {k} "
+            f"for shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    if warn_if_constant(center_columns(x), center_columns(y)):
+        return x.new_tensor(torch.nan)
+    keys_x, keys_y = _search_keys(x.detach(), metric), _search_keys(y.detach(), metric)
+    shared = 0
+    for block in torch.split(torch.arange(n, device=x.device), max(1, _BLOCK_ENTRIES // n)):
+        shared += int((_neighbors(*keys_x, block, k) & _neighbors(*keys_y, block, k)).sum())
+    return x.new_tensor(shared / (n * k))
+
+
+def _search_keys(x: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Rows (n, p) and offsets (n,) such that the nearest j to i maximise `rows[i] @ rows[j] - offsets[j]`."""
+    if metric == "euclidean":
+        rows = center_columns(x)  # changes no distance, but keeps the digits that a large mean would take
+        return rows, rows.square().sum(1) / 2
+    rows = widen(x)
+    if metric == "cosine":
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        rows = rows / norms.where(norms > 0, 1)
+    return rows, rows.new_zeros(rows.shape[0])
+
+
+def _neighbors(rows: Tensor, offsets: Tensor, block: Tensor, k: int) -> Tensor:
+    """Mask (block, n) of the k nearest samples of those in `block`, ties resolved by index."""
+    scores: Tensor = rows[block] @ rows.T - offsets
+    scores.scatter_(1, block[:, None], -torch.inf)
+    kth = scores.topk(k, dim=1).values[:, -1:]
+    # Equal scores differ by the rounding of the product, which is another one on every device.
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    rounding = 64 * torch.finfo(rows.dtype).eps * (norms[block, None] * norms.max() + offsets.max())
+    nearer: Tensor = scores > kth + rounding
+    tied: Tensor = (scores >= kth - rounding) & ~nearer
+    vacancies = k - nearer.sum(1, keepdim=True)
+    return nearer | (tied & (tied.cumsum(1) <= vacancies))
