@@ -1,0 +1,124 @@
+"""Reading a run back from whatever it left: the record, TensorBoard, a CSV file or an offline W&B run."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_sim._measurement import Measurement
+from lightning_sim.history import SimilarityHistory
+from lightning_sim.loggers.naming import is_epoch, measured_name
+
+__all__ = ["history_from_scalars", "read_csv", "read_run"]
+
+# In order of preference: the record alone holds everything.
+_PATTERNS = {
+    "record": ("{monitor}/record.jsonl", "record.jsonl"),
+    "tensorboard": ("events.out.tfevents*",),
+    "csv": ("metrics.csv",),
+    "wandb": ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb"),
+}
+
+
+def read_run(path: Path, source: str | None, monitor: str) -> SimilarityHistory:
+    """What `lightning_sim.read_history` does."""
+    if source is not None and source not in _PATTERNS:
+        raise ValueError(f"`source` must be one of {', '.join(_PATTERNS)} or None, got {source!r}")
+    for kind in _PATTERNS if source is None else (source,):
+        places = _places(path, kind, monitor)
+        if kind == "wandb" and len(places) > 1:
+            raise ValueError(f"{path} holds several W&B runs, give one: {', '.join(map(str, places))}")
+        if places:
+            return _read(kind, places[0], monitor)
+    raise FileNotFoundError(_nothing_found(path, source, monitor))
+
+
+def read_csv(path: Path, monitor: str) -> SimilarityHistory:
+    """The scalars in a CSVLogger's ``metrics.csv``; the run is named after its directory."""
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            rows = list(_csv_rows(file, monitor))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    return history_from_scalars(rows, {"run": path.absolute().parent.name}, monitor, path)
+
+
+def history_from_scalars(
+    rows: Iterable[tuple[int, Mapping[str, float]]], metadata: Mapping[str, Any], monitor: str, path: Path
+) -> SimilarityHistory:
+    """A history from what a logger kept: (step, scalars) pairs, the names still with ``<monitor>/``.
+
+    Lightning logs ``epoch`` beside every scalar; where it is missing at a step, the epoch is -1. Loggers may
+    split one step over several rows and repeat it after a resume: the later value counts. They keep no order
+    of names, so names are sorted, numbers in them by value.
+
+    Raises:
+        ValueError: If no name starts with ``<monitor>/``; the message says that `path` was read.
+    """
+    values: dict[int, dict[str, float]] = {}
+    epochs: dict[int, int] = {}
+    for step, scalars in rows:
+        for tag, value in scalars.items():
+            if (name := measured_name(tag, monitor)) is not None:
+                values.setdefault(step, {})[name] = value
+            elif is_epoch(tag):
+                epochs[step] = int(value)
+    if not values:
+        raise ValueError(f"{path} holds no scalars under {monitor}/: not monitored, or nothing measured yet")
+    history = SimilarityHistory(metadata)
+    for step, numbers in sorted(values.items()):
+        ordered = {name: numbers[name] for name in sorted(numbers, key=_natural)}
+        history.append(Measurement(epochs.get(step, -1), step, ordered))
+    return history
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A sort key under which layer.2 stands before layer.10."""
+    parts = re.split("([0-9]{1,18})", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def _csv_rows(file: Iterable[str], monitor: str) -> Iterator[tuple[int, dict[str, float]]]:
+    for row in csv.DictReader(file):
+        # A row that was being written when the process died lacks its end.
+        if row.get("step") and None not in row and None not in row.values():
+            kept = {tag: text for tag, text in row.items() if is_epoch(tag) or measured_name(tag, monitor)}
+            yield int(float(row["step"])), {tag: float(text) for tag, text in kept.items() if text}
+
+
+def _places(path: Path, kind: str, monitor: str) -> list[Path]:
+    patterns = [pattern.format(monitor=glob.escape(monitor)) for pattern in _PATTERNS[kind]]
+    if path.is_file():
+        return [path] if any(path.match(pattern.rpartition("/")[2]) for pattern in patterns) else []
+    return [place for pattern in patterns for place in sorted(path.glob(pattern))]
+
+
+def _read(kind: str, place: Path, monitor: str) -> SimilarityHistory:
+    if kind == "record":
+        from lightning_sim.loggers.record import read_record
+
+        return read_record(place)
+    if kind == "tensorboard":
+        from lightning_sim.loggers.tensorboard import read_tensorboard
+
+        return read_tensorboard(place.parent, monitor)
+    if kind == "wandb":
+        from lightning_sim.loggers.wandb import read_wandb
+
+        return read_wandb(place, monitor)
+    return read_csv(place, monitor)
+
+
+def _nothing_found(path: Path, source: str | None, monitor: str) -> str:
+    if not path.exists():
+        return f"{path} does not exist"
+    kinds = _PATTERNS if source is None else (source,)
+    wanted = ", ".join(_PATTERNS[kind][0].format(monitor=monitor) for kind in kinds)
+    message = f"{path} holds no {source or 'run'} to read (looked for {wanted})"
+    inside = [place for depth in ("*", "*/*") for place in sorted(path.glob(depth)) if place.is_dir()]
+    below = [str(place) for place in inside if any(_places(place, kind, monitor) for kind in kinds)]
+    return f"{message}; there are runs below it: {', '.join(below[:8])}" if below else message

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_sim._measurement import Measurement, SimilarityMatrix
+from lightning_sim.history import SimilarityHistory, read_history
+from lightning_sim.loggers.record import RecordWriter, read_record
+
+from .runs import HOSTILE, example_history, files_below
+
+
+def written(directory: Path, history: SimilarityHistory) -> Path:
+    writer = RecordWriter(directory, history.metadata)
+    for measurement in history.measurements:
+        writer.append(measurement)
+    writer.close()
+    return writer.path
+
+
+def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
+    history = example_history(layers=HOSTILE)
+    assert read_record(written(tmp_path / "similarity", history)) == history
+
+
+def test_lines_are_plain_json_of_the_documented_form(tmp_path: Path) -> None:
+    history = SimilarityHistory({"run": "r", "layers": {"conv": "conv"}})
+    matrix = SimilarityMatrix("cka", "features", ("conv",), ("conv", "fc"), np.array([[0.1, np.nan]]))
+    history.append(Measurement(2, 30, {"cka/features/conv": 0.1, "jsd": float("inf")}, (matrix,)))
+    lines = [json.loads(line) for line in written(tmp_path, history).read_bytes().splitlines()]
+    assert lines == [
+        {"kind": "header", "schema": 1, "run": "r", "layers": {"conv": "conv"}},
+        {
+            "kind": "matrix",
+            "epoch": 2,
+            "step": 30,
+            "measure": "cka",
+            "representation": "features",
+            "rows": ["conv"],
+            "columns": ["conv", "fc"],
+            "values": [[0.1, None]],
+        },
+        {
+            "kind": "measurement",
+            "epoch": 2,
+            "step": 30,
+            "matrices": 1,
+            "values": {"cka/features/conv": 0.1, "jsd": None},
+        },
+    ]
+
+
+def test_every_float32_survives(tmp_path: Path) -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 2000, dtype=np.uint32)
+    numbers = bits.view(np.float32)
+    numbers = numbers[np.isfinite(numbers)]
+    history = SimilarityHistory({}, [Measurement(0, 0, {f"m{i}": float(x) for i, x in enumerate(numbers)})])
+    read = read_record(written(tmp_path, history))
+    np.testing.assert_array_equal(np.array(list(read.measurements[0].values.values()), np.float32), numbers)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text(), st.floats(width=32, allow_infinity=False)))
+def test_every_name_survives(values: dict[str, float]) -> None:
+    history = SimilarityHistory({"run": "r", "layers": {name: name for name in values}})
+    history.append(Measurement(0, 0, values))
+    with tempfile.TemporaryDirectory() as directory:
+        assert read_record(written(Path(directory), history)) == history
+
+
+def test_a_file_cut_anywhere_holds_the_measurements_committed_before_the_cut(tmp_path: Path) -> None:
+    history = example_history()
+    content = written(tmp_path, history).read_bytes()
+    ends = [position + 1 for position, byte in enumerate(content) if byte == ord("\n")]
+    commits = [end for end in ends if content[:end].splitlines()[-1].startswith(b'{"kind":"measurement"')]
+    assert len(commits) == 3
+    cut = tmp_path / "cut.jsonl"
+    for position in range(ends[0], len(content) + 1):
+        cut.write_bytes(content[:position])
+        whole = sum(end - 1 <= position for end in commits)  # the newline itself is not needed
+        assert read_record(cut).measurements == history.measurements[:whole]
+
+
+def test_a_killed_process_leaves_a_record_that_reads_and_continues(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        import numpy as np
+        from lightning_sim._measurement import Measurement, SimilarityMatrix
+        from lightning_sim.loggers.record import RecordWriter
+        names = tuple(f"layer{i}" for i in range(60))
+        writer = RecordWriter(sys.argv[1], {"run": "killed"})
+        for epoch in range(100_000):
+            matrix = SimilarityMatrix("cka", "features", names, names, np.full((60, 60), epoch))
+            writer.append(Measurement(epoch, epoch, {"jsd": epoch}, (matrix,)))
+        """
+    )
+    path = tmp_path / "record.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    try:
+        while process.poll() is None and (not path.exists() or path.stat().st_size < 1_000_000):
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    history = read_record(path)
+    epochs = history.epochs
+    assert len(epochs) > 10
+    assert epochs == list(range(len(epochs)))
+    for measurement in history.measurements:
+        assert measurement.values["jsd"] == measurement.epoch
+        assert (measurement.matrices[0].values == measurement.epoch).all()
+    resumed = RecordWriter(tmp_path, {"run": "killed"})
+    resumed.restart(SimilarityHistory({}, history.measurements[:5]))
+    resumed.append(Measurement(5, 55, {"jsd": 0.5}))
+    assert [m.step for m in read_record(path).measurements] == [0, 1, 2, 3, 4, 55]
+    assert files_below(tmp_path) == {path}
+
+
+def test_a_record_can_be_read_while_it_grows(tmp_path: Path) -> None:
+    history = example_history()
+    writer = RecordWriter(tmp_path, history.metadata)
+    for count, measurement in enumerate(history.measurements, start=1):
+        writer.append(measurement)
+        assert read_record(tmp_path).measurements == history.measurements[:count]
+
+
+def test_a_full_disk_costs_nothing_that_was_written_and_is_made_up_for(tmp_path: Path) -> None:
+    history = example_history()
+    first, second, third = history.measurements
+    writer = RecordWriter(tmp_path, history.metadata)
+    writer.append(first)
+    before = writer.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))  # forty bytes still fit
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            writer.append(second)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert writer.path.read_bytes() == before
+    writer.append(third)
+    assert read_record(writer.path) == history
+
+
+def test_a_half_written_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    history = example_history()
+    writer = RecordWriter(tmp_path, history.metadata)
+    writer.append(history.measurements[0])
+    with writer.path.open("ab") as file:
+        file.write(b'{"kind":"matrix","values":[' + b"1," * 10_000)
+    writer.append(history.measurements[1])
+    expected = SimilarityHistory(history.metadata, history.measurements[:2])
+    assert writer.path.read_bytes() == written(tmp_path / "clean", expected).read_bytes()
+
+
+def test_an_earlier_record_in_the_directory_is_kept(tmp_path: Path) -> None:
+    histories = [example_history(seed=seed) for seed in range(3)]
+    for history in histories:
+        written(tmp_path, history)
+    assert read_record(tmp_path) == histories[2]
+    assert read_record(tmp_path / "record-1.jsonl") == histories[0]
+    assert read_record(tmp_path / "record-2.jsonl") == histories[1]
+
+
+def test_restarting_replaces_the_record_and_fails_without_touching_it(tmp_path: Path) -> None:
+    history = example_history()
+    path = written(tmp_path, history)
+    shorter = SimilarityHistory({}, history.measurements[:1])
+    RecordWriter(tmp_path, history.metadata).restart(shorter)
+    assert read_record(path).measurements == shorter.measurements
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written"):
+            RecordWriter(tmp_path, history.metadata).restart(history)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert files_below(tmp_path) == {path}
+
+
+def test_matrices_left_by_a_killed_write_belong_to_no_measurement(tmp_path: Path) -> None:
+    history = example_history()
+    path = written(tmp_path, history)
+    header, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([header, rest[2], *rest]))  # another's matrix above the first measurement
+    assert read_record(path) == history
+
+
+def test_lines_written_by_others_need_not_be_compact(tmp_path: Path) -> None:
+    history = example_history()
+    path = written(tmp_path, history)
+    path.write_text("\n".join(json.dumps(json.loads(line)) for line in path.read_text().splitlines()))
+    assert b'{"kind": "matrix"' in path.read_bytes()
+    assert read_record(path) == history
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "message"),
+    [
+        (1, b'{"kind":"measurement"}', "line 1 is not the header"),
+        (1, b'{"kind":"header","schema":2}', "schema 2"),
+        (3, b'{"kind":"measurement","epoch":0', "line 3 is damaged"),
+        (
+            3,
+            b'{"kind":"measurement","epoch":0,"step":0,"values":{}}',
+            "line 3 is damaged: KeyError: 'matrices'",
+        ),
+        (
+            3,
+            b'{"kind":"measurement","epoch":0,"step":0,"matrices":2,"values":{}}',
+            "names 2 matrices, 1 stand",
+        ),
+        (3, b'{"kind":"measurement","epoch":1e999,"step":0,"matrices":0,"values":{}}', "line 3 is damaged"),
+        (
+            3,
+            b'{"kind":"measurement","epoch":0,"step":0,"matrices":0,"values":{"a":[1]}}',
+            "line 3 is damaged",
+        ),
+        (
+            3,
+            b'{"kind":"measurement","epoch":0,"step":0,"matrices":0,"values":{"a":"x"}}',
+            "line 3 is damaged",
+        ),
+        (3, b'{"kind":"measurement","epoch":0,"step":0,"matrices":0,"values":7}', "line 3 is damaged"),
+        (3, b'{"kind":"surprise"}', "unknown kind 'surprise'"),
+        (3, b"[1]", "expected a JSON object, got list"),
+        (3, b"[" * 100_000, "line 3 is damaged"),
+        (3, b"\xff\x00", "line 3 is damaged"),
+    ],
+)
+def test_damage_elsewhere_than_at_the_end_is_named(
+    tmp_path: Path, number: int, line: bytes, message: str
+) -> None:
+    path = written(tmp_path, example_history())
+    lines = path.read_bytes().splitlines()
+    lines[number - 1] = line
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(ValueError, match=f"record.jsonl.*{message}"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("line", [b'{"kind":"matrix",oops}', b'{"kind":"matrix","values":[[1]]}'])
+def test_a_damaged_matrix_is_named_when_it_is_asked_for(tmp_path: Path, line: bytes) -> None:
+    path = written(tmp_path, example_history())
+    lines = path.read_bytes().splitlines()
+    lines[1] = line
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    history = read_record(path)
+    assert history.matrix("cka", epoch=2).values.shape == (2, 2)
+    with pytest.raises(ValueError, match="line 2"):
+        history.matrix("cka", epoch=0)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"kind":"hea'])
+def test_a_record_without_a_header_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "record.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match="holds no header"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"kind": "x"}, "'kind'"),
+        ({"probe": object()}, r"metadata\['probe'\]"),
+        ({"rate": float("nan")}, "'rate'"),
+    ],
+)
+def test_metadata_that_json_cannot_hold_is_refused(
+    tmp_path: Path, metadata: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RecordWriter(tmp_path, metadata)
+
+
+def test_nothing_is_written_outside_the_directory(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b" / "run" / "similarity"
+    path = written(inner, example_history(layers=HOSTILE))
+    assert files_below(tmp_path) == {path}
+    assert read_history(inner.parent) == example_history(layers=HOSTILE)
