@@ -1,3 +1,37 @@
 """Watch how similar a network is to a reference while it trains."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_sim.callbacks import SimilarityMonitor
+    from lightning_sim.history import SimilarityHistory, read_history
+    from lightning_sim.reference import Reference
+    from lightning_sim.sketch import Sketch
+
 __version__ = "0.1.0"
+
+__all__ = ["Reference", "SimilarityHistory", "SimilarityMonitor", "Sketch", "read_history"]
+
+_HOME = {
+    "Reference": "lightning_sim.reference",
+    "SimilarityHistory": "lightning_sim.history",
+    "SimilarityMonitor": "lightning_sim.callbacks",
+    "Sketch": "lightning_sim.sketch",
+    "read_history": "lightning_sim.history",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use: the functions and metrics must be importable without Lightning.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

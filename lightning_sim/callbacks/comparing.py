@@ -1,0 +1,287 @@
+"""What a monitor compares in one training: probe, layers, measures and the reference's snapshot."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_sim._measurement import SimilarityMatrix
+from lightning_sim.comparison import LAYER_MEASURES, OUTPUT_MEASURES, compare_layers, compare_outputs, compare_weights
+from lightning_sim.probe import Probe, Snapshot, call_network, isolated_random_state, pair_layers
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.reference import Reference
+from lightning_sim.sketch import Sketch
+
+__all__ = ["DEFAULT_MEASURES", "Comparing", "Settings"]
+
+DEFAULT_MEASURES = ("cka", "nbs", "wcka", "agreement", "jsd", "rank_correlation")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for; see :class:`lightning_sim.SimilarityMonitor`."""
+
+    reference: Reference
+    probe: Any
+    layers: str | Sequence[str] | Mapping[str, str]
+    measures: tuple[str, ...]
+    representations: tuple[str, ...]
+    num_samples: int
+    num_buckets: int
+    num_projections: int
+    estimator: str
+    forward: Callable[[nn.Module, Any], Any]
+    seed: int
+
+    def __post_init__(self) -> None:
+        unknown = [measure for measure in self.measures if measure not in DEFAULT_MEASURES]
+        if unknown or not self.measures:
+            raise ValueError(f"`measures` must be of {', '.join(DEFAULT_MEASURES)}, got {list(self.measures)}")
+        if self.representations != ("features",):
+            raise ValueError(f"`representations` must be ('features',), got {self.representations}")
+        if self.estimator not in ("unbiased", "biased"):
+            raise ValueError(f'`estimator` must be "unbiased" or "biased", got {self.estimator!r}')
+        if self.num_samples < 4:
+            raise ValueError(f"`num_samples` must be at least 4, got {self.num_samples}")
+        self.make_sketch()  # refuses sizes that do not work
+
+    def make_sketch(self) -> Sketch:
+        """An empty sketch of these sizes."""
+        return Sketch(self.num_buckets, self.num_projections, self.seed)
+
+
+class Comparing:
+    """One network against one reference on one probe, in a running training."""
+
+    def __init__(self, settings: Settings, trainer: Trainer, network: LightningModule) -> None:
+        self.settings = settings
+        self.measures = settings.measures
+        if settings.forward is call_network and not is_overridden("forward", network):
+            raise ValueError(
+                f"{type(network).__name__} defines no forward(); define it, or say how to run the network with "
+                "SimilarityMonitor(..., forward=lambda network, batch: network.model(batch[0]))"
+            )
+        self._runner = _runner(settings, trainer)
+        self._pairs: dict[str, str] = {}
+        self._reference = Snapshot()
+
+    def num_batches(self) -> int:
+        """Batches of one pass over this rank's share of the probe."""
+        return self._runner.num_batches()
+
+    def start(
+        self,
+        trainer: Trainer,
+        network: LightningModule,
+        advance: Callable[[], None],
+        restored: Mapping[str, Any] | None,
+    ) -> None:
+        """Choose the layers and take the reference's snapshot, or take it over from a checkpoint."""
+        reference = self.settings.reference
+        other = reference.module if reference.module is not None else network
+        weights = reference.weights_for(network)
+        self._choose(network, other)
+        if restored is not None:
+            self._take_over(restored)
+        if not self._reference.sketches:
+            self._reference = self._runner.snapshot(
+                other, list(dict.fromkeys(self._pairs.values())), weights=weights, advance=advance
+            )
+        broken = {
+            layer: problem
+            for layer, sketch in self._reference.sketches.items()
+            if "NaN" in (problem := sketch.problem() or "")
+        }
+        broken |= {layer: problem for layer, problem in self._reference.problems.items() if layer}
+        if broken:
+            raise ValueError(f"the reference cannot be compared with: {_listing(broken)}")
+        self._choose_output_measures()
+
+    def measure(
+        self, network: nn.Module, advance: Callable[[], None]
+    ) -> tuple[dict[str, float], list[SimilarityMatrix], dict[str, str]]:
+        """The values and matrices of this moment, and what could not be computed, by name."""
+        compares_outputs = bool(self._output_measures())
+        current = self._runner.snapshot(network, list(self._pairs), keep_logits=compares_outputs, advance=advance)
+        layer_measures = [measure for measure in self.measures if measure in LAYER_MEASURES]
+        values, matrices, problems = compare_layers(
+            current, self._reference, self._pairs, layer_measures, estimator=self.settings.estimator
+        )
+        if "wcka" in self.measures:
+            weight_values, weight_matrices, weight_problems = compare_weights(current, self._reference)
+            values |= weight_values
+            matrices += weight_matrices
+            problems |= weight_problems
+        if compares_outputs:
+            sums, output_problems = compare_outputs(current.logits, self._reference.logits, self._output_measures())
+            if "" in current.problems:
+                output_problems = {"": current.problems[""]}
+            values |= self._mean_over_samples(sums)
+            problems |= output_problems
+        if self.settings.reference.kind == "previous":
+            self._reference = current
+        return values, matrices, problems
+
+    def names(self) -> list[str]:
+        """Every name that `measure` gives a value for."""
+        layered = [m for m in self.measures if m in LAYER_MEASURES]
+        names = [f"{measure}/features/{layer}" for measure in layered for layer in self._pairs]
+        if "wcka" in self.measures and self._reference.chain is not None:
+            names += [f"wcka/weights/{layer}" for layer in self._own_chain if layer in self._reference.chain]
+        return names + self._output_measures()
+
+    def describe(self, trainer: Trainer) -> dict[str, Any]:
+        """The metadata of the record."""
+        logger_version = getattr(trainer.logger, "version", None)
+        packages = ("torch", "lightning", "torchmetrics", "numpy", "lightning-sim")
+        return {
+            "run": str(logger_version) if logger_version is not None else None,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "packages": {name: version(name) for name in packages} | {"python": platform.python_version()},
+            "reference": self.settings.reference.describe(),
+            "layers": dict(self._pairs),
+            "measures": list(self.measures),
+            "estimator": self.settings.estimator,
+            "probe": {"num_samples": self._runner.probe.size, "fingerprint": self._fingerprint},
+            "sketch": {
+                "num_buckets": self.settings.num_buckets,
+                "num_projections": self.settings.num_projections,
+                "seed": self.settings.seed,
+            },
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
+        remade = self.settings.reference.kind == "checkpoint"
+        return {
+            "identity": self._identity(),
+            "reference": None if remade or self._runner.world_size > 1 else self._reference.state_dict(),
+        }
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        before = state["identity"]
+        changed = {key: value for key, value in self._identity().items() if before.get(key) != value}
+        if changed:
+            differences = "; ".join(f"{key}: was {before.get(key)}, is {value}" for key, value in changed.items())
+            raise ValueError(
+                f"the checkpoint was monitored with other settings, so its record cannot be continued ({differences}). "
+                "Resume with the same settings, or give the monitor another name"
+            )
+        if state["reference"] is not None:
+            self._reference = Snapshot.from_state_dict(state["reference"])
+
+    def _identity(self) -> dict[str, Any]:
+        reference = self.settings.reference
+        return {
+            "reference": reference.describe().get("sha256", reference.kind),
+            "probe": self._fingerprint,
+            "layers": dict(self._pairs),
+            "num_buckets": self.settings.num_buckets,
+            "num_projections": self.settings.num_projections,
+            "seed": self.settings.seed,
+        }
+
+    def _choose(self, network: nn.Module, other: nn.Module) -> None:
+        layers = self.settings.layers
+        pairs = pair_layers(network, other, layers)
+        with isolated_random_state(self.settings.seed):
+            self._fingerprint = self._runner.probe.fingerprint()
+        mine = self._try(network, list(pairs), "the network")
+        theirs = mine if other is network else self._try(other, list(pairs.values()), "the reference")
+        unusable = {name: problem for name, problem in mine.problems.items() if name}
+        for name, counterpart in pairs.items():
+            if counterpart in theirs.problems:
+                unusable.setdefault(name, f"{theirs.problems[counterpart]} in the reference")
+        if layers == "auto":
+            pairs = {name: o for name, o in pairs.items() if name not in unusable}
+        elif unusable:
+            raise ValueError(f"layers that cannot be measured: {_listing(unusable)}")
+        if not pairs:
+            raise ValueError(f"no layer is left to measure: {_listing(unusable)}")
+        self._pairs = {
+            used: f"{pairs[name]}{used.removeprefix(name)}"
+            for used in mine.sketches
+            for name in [used.rpartition("[")[0] if used not in pairs else used]
+            if name in pairs and f"{pairs[name]}{used.removeprefix(name)}" in theirs.sketches
+        }
+        self._logits = (mine, theirs)
+        self._own_chain = mine.chain or {}
+
+    def _try(self, network: nn.Module, layers: list[str], which: str) -> Snapshot:
+        try:
+            return self._runner.try_first_batch(network, layers)
+        except Exception as error:
+            raise ValueError(
+                f"{which}, {type(network).__name__}, could not be run on a batch of the probe "
+                f"({type(error).__name__}: {error}); say how to run it with forward=lambda network, batch: ..."
+            ) from error
+
+    def _choose_output_measures(self) -> None:
+        mine, theirs = self._logits
+        del self._logits
+        reason = mine.problems.get("") or theirs.problems.get("")
+        if reason is None and mine.logits is not None and theirs.logits is not None:
+            a, b = mine.logits.shape[1], theirs.logits.shape[1]
+            if a != b:
+                reason = f"has {a} classes, and the reference {b}"
+            elif a < 2:
+                reason = "has one column, and predictions need at least two classes"
+        reasons = dict.fromkeys(OUTPUT_MEASURES, f"the output {reason}") if reason else {}
+        if not self._own_chain or self._reference.chain is None:
+            reasons["wcka"] = "only networks whose parameters all belong to a chain of linear layers have one"
+        asked = [measure for measure in self.measures if measure in reasons]
+        if asked and self.settings.measures != DEFAULT_MEASURES:
+            raise ValueError(f"measures that do not apply: {_listing({m: reasons[m] for m in asked})}")
+        self.measures = tuple(measure for measure in self.measures if measure not in reasons)
+
+    def _output_measures(self) -> list[str]:
+        return [measure for measure in self.measures if measure in OUTPUT_MEASURES]
+
+    def _mean_over_samples(self, sums: Mapping[str, float]) -> dict[str, float]:
+        total = torch.tensor(list(sums.values()), dtype=torch.float64, device=self._runner.device)
+        if self._runner.world_size > 1:
+            dist.all_reduce(total)
+        return dict(zip(sums, (total / self._runner.probe.size).tolist(), strict=True))
+
+
+def _runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    return ProbeRunner(
+        Probe(_probe_source(settings, trainer), settings.num_samples),
+        settings.make_sketch,
+        forward=settings.forward,
+        device=strategy.root_device,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        prepare=lambda batch: strategy.batch_to_device(precision.convert_input(batch)),
+        context=precision.forward_context,
+        seed=settings.seed,
+    )
+
+
+def _probe_source(settings: Settings, trainer: Trainer) -> Any:
+    if settings.probe is not None:
+        return settings.probe
+    source = trainer.val_dataloaders
+    if source is None and trainer.enable_validation:
+        # Lightning asks for the loaders when the first validation is due; asking it to now could move random state.
+        with isolated_random_state(settings.seed):
+            source = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
+    if source is None:
+        source = trainer.train_dataloader
+    return tree_leaves(source)[0]
+
+
+def _listing(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name} ({reason})" for name, reason in reasons.items())

@@ -1,0 +1,231 @@
+"""The callback: when to measure, what reaches the loggers and the record, and what a checkpoint carries."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from lightning_sim._measurement import Measurement, SimilarityMatrix
+from lightning_sim.callbacks.comparing import DEFAULT_MEASURES, Comparing, Settings
+from lightning_sim.callbacks.progress import measuring_bar
+from lightning_sim.figures import matrix_figure
+from lightning_sim.history import SimilarityHistory
+from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
+from lightning_sim.loggers.record import RecordWriter
+from lightning_sim.probe import call_network
+from lightning_sim.reference import Reference
+
+__all__ = ["SimilarityMonitor"]
+
+
+class SimilarityMonitor(Callback):
+    """Measures, while a network trains, how similar it is to a reference: layer by layer and in its outputs.
+
+    After every validation (after every training epoch where there is no validation loop) the network is run once over
+    a fixed probe, in evaluation mode; every chosen layer is sketched on the way (:class:`lightning_sim.Sketch`), and
+    compared with the reference's sketches, which are made once before the first step. Training is not affected: same
+    weights bit for bit, same random state, no hook left behind.
+
+    Scalars are logged as ``similarity/<measure>/<representation>/<layer>`` and ``similarity/<measure>``, through
+    Lightning, so that EarlyStopping and ModelCheckpoint can monitor them; ``similarity/seconds`` is the time it took.
+    The layer x layer matrices go to TensorBoard, W&B and other loggers that take figures. All numbers are in `history`,
+    in the record ``similarity/record.jsonl`` in the run's directory, and in checkpoints.
+
+    Args:
+        reference: ``"init"``, ``"previous"``, the path of a checkpoint, an ``nn.Module`` or a
+            :class:`lightning_sim.Reference`.
+        probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). The first
+            `num_samples` samples in dataset order are used.
+        layers: names and globs, ``"auto"`` (convolution, linear, embedding, recurrent and attention layers, or
+            blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
+        measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
+            ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured.
+        representations: what of a layer is compared, ``("features",)``.
+        num_samples: size of the probe.
+        num_buckets: M of the sketches; no collisions, hence exact in the samples, while num_samples <= num_buckets.
+        num_projections: k of the sketches; layers up to this width are exact, wider ones folded.
+        every_n_epochs: measure in every n-th epoch.
+        estimator: of CKA, ``"unbiased"`` or ``"biased"``.
+        forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
+            of a tuple, or with the fitting keys of a mapping.
+        name: first part of the logged names and directory of the record; give each of several monitors its own.
+        seed: of the sketches' hashes and of random transforms of the probe.
+        on_error: ``"warn"``: a measurement that fails is warned about once and logged as NaN; ``"raise"``: it ends the
+            training.
+
+    Raises:
+        ValueError: for settings that cannot work, here or before the first training step, with what would work.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_sim import SimilarityMonitor
+        >>> monitor = SimilarityMonitor(reference="init", layers=["conv*"], num_samples=512)
+        >>> trainer = Trainer(callbacks=[monitor], logger=False, enable_checkpointing=False, accelerator="cpu")
+        >>> # trainer.fit(model, datamodule); monitor.history.to_pandas()
+    """
+
+    def __init__(
+        self,
+        reference: str | Path | nn.Module | Reference = "init",
+        probe: Any = None,
+        layers: str | Sequence[str] | Mapping[str, str] = "auto",
+        measures: Sequence[str] = DEFAULT_MEASURES,
+        representations: Sequence[str] = ("features",),
+        num_samples: int = 1024,
+        num_buckets: int = 1024,
+        num_projections: int = 1024,
+        every_n_epochs: int = 1,
+        *,
+        estimator: Literal["unbiased", "biased"] = "unbiased",
+        forward: Callable[[nn.Module, Any], Any] = call_network,
+        name: str = "similarity",
+        seed: int = 0,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        super().__init__()
+        if every_n_epochs < 1:
+            raise ValueError(f"`every_n_epochs` must be at least 1, got {every_n_epochs}")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f'`on_error` must be "warn" or "raise", got {on_error!r}')
+        if not name or name != Path(name).name:
+            raise ValueError(f"`name` must be a plain name, it is also that of a directory, got {name!r}")
+        self.settings = Settings(
+            reference=Reference(reference),
+            probe=probe,
+            layers=layers,
+            measures=tuple(measures),
+            representations=tuple(representations),
+            num_samples=num_samples,
+            num_buckets=num_buckets,
+            num_projections=num_projections,
+            estimator=estimator,
+            forward=forward,
+            seed=seed,
+        )
+        self.name = name
+        self.every_n_epochs = every_n_epochs
+        self.on_error = on_error
+        self.history = SimilarityHistory({})
+        self._comparing: Comparing | None = None
+        self._record: RecordWriter | None = None
+        self._restored: dict[str, Any] | None = None
+        self._warned: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        """Under which the state stands in checkpoints; Lightning refuses two monitors of one name by it."""
+        return self._generate_state_key(name=self.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives and tensors: the history, and the reference where it could not be made again."""
+        if self._comparing is None:
+            return self._restored or {}
+        return {"history": self.history.to_state(), "comparing": self._comparing.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts: strategies restore it at different times."""
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the probe and the reference, and refuse what cannot work before the first step."""
+        self._comparing = Comparing(self.settings, trainer, pl_module)
+        with measuring_bar(trainer, self.name, self._comparing.num_batches()) as advance:
+            self._comparing.start(trainer, pl_module, advance, (self._restored or {}).get("comparing"))
+        directory = trainer.log_dir or trainer.default_root_dir
+        metadata = self._comparing.describe(trainer)
+        if self._restored:
+            self.history = SimilarityHistory.from_state(self._restored["history"])
+            self.history.metadata.update(metadata)
+        else:
+            self.history = SimilarityHistory(metadata)
+        self._restored = None
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            self._record = RecordWriter(Path(directory) / self.name, self.history.metadata)
+            if len(self.history):
+                self._writing(lambda record: record.restart(self.history))
+        names = [*self._comparing.names(), "seconds"]
+        setup_loggers(trainer.loggers, names, self.history.metadata, monitor=self.name)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, so that checkpoints and early stopping of this validation see the values."""
+        if not trainer.sanity_checking:
+            self._measure_if_due(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure where there is no validation loop."""
+        if not trainer.enable_validation:
+            self._measure_if_due(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give loggers that want it the whole history."""
+        finish_loggers(trainer.loggers, self.history, self.name)
+        self._writing(RecordWriter.close)
+
+    def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Validation also runs outside of fit, where there is nothing to compare with.
+        if self._comparing is None or trainer.state.fn != "fit":
+            return
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        started = time.perf_counter()
+        values, matrices = self._measured(trainer, pl_module, self._comparing)
+        values["seconds"] = time.perf_counter() - started
+        # Lightning logs epoch-end scalars at this step, so that figures get the same.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        measurement = Measurement(trainer.current_epoch, step, values, tuple(matrices))
+        self.history.append(measurement)
+        pl_module.log_dict(
+            {f"{self.name}/{key}": value for key, value in sorted(measurement.values.items())},
+            on_step=False,
+            on_epoch=True,
+            sync_dist=False,
+            batch_size=1,
+        )
+        self._writing(lambda record: record.append(measurement))
+        log_figures(trainer.loggers, self._figures(matrices, measurement.epoch), step)
+
+    def _measured(
+        self, trainer: Trainer, pl_module: LightningModule, comparing: Comparing
+    ) -> tuple[dict[str, float], list[SimilarityMatrix]]:
+        try:
+            with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
+                values, matrices, problems = comparing.measure(pl_module, advance)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self._warn(f"a measurement failed and is logged as NaN: {type(error).__name__}: {error}")
+            return dict.fromkeys(comparing.names(), float("nan")), []
+        for name, problem in problems.items():
+            message = f"{name or 'the output'} {problem}"
+            if self.on_error == "raise":
+                raise RuntimeError(f"SimilarityMonitor could not measure: {message}")
+            self._warn(f"{message}; its similarity is logged as NaN")
+        return values, matrices
+
+    def _figures(self, matrices: Sequence[SimilarityMatrix], epoch: int) -> dict[str, Callable[[], Any]]:
+        return {
+            f"{self.name}/matrix/{matrix.measure}/{matrix.representation}": partial(
+                matrix_figure, matrix, f"{matrix.measure} of {matrix.representation}, epoch {epoch}"
+            )
+            for matrix in matrices
+        }
+
+    def _writing(self, write: Callable[[RecordWriter], None]) -> None:
+        if self._record is None:
+            return
+        try:
+            write(self._record)
+        except OSError as error:
+            self._warn(f"the record could not be written, and is tried again after the next measurement: {error}")
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(f"SimilarityMonitor: {message}", UserWarning, stacklevel=3)

@@ -1,0 +1,18 @@
+"""Running a network over a fixed set of samples without leaving a trace on it."""
+
+from lightning_sim.probe.forward import call_network
+from lightning_sim.probe.guards import evaluating, isolated_random_state
+from lightning_sim.probe.layers import pair_layers, select_layers
+from lightning_sim.probe.samples import Probe
+from lightning_sim.probe.snapshot import Snapshot, take_snapshot
+
+__all__ = [
+    "Probe",
+    "Snapshot",
+    "call_network",
+    "evaluating",
+    "isolated_random_state",
+    "pair_layers",
+    "select_layers",
+    "take_snapshot",
+]

@@ -1,0 +1,149 @@
+"""Running networks over the probe where a training runs: its device, precision and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_sim.probe.forward import call_network
+from lightning_sim.probe.guards import evaluating, isolated_random_state
+from lightning_sim.probe.samples import Probe
+from lightning_sim.probe.snapshot import Snapshot, take_snapshot
+from lightning_sim.sketch import Sketch, all_reduce_sketches
+
+__all__ = ["ProbeRunner"]
+
+
+@dataclass
+class ProbeRunner:
+    """Takes snapshots of networks on one probe, leaving no trace on the network or the random state.
+
+    Attributes:
+        probe: the samples.
+        make_sketch: an empty sketch.
+        forward: ``forward(network, batch)``.
+        device: where networks run.
+        rank: of this process among `world_size`, which share the probe.
+        prepare: brings a batch to the device and precision of the training.
+        context: entered around every forward, for autocast.
+        seed: of the random state inside, so that random transforms of the probe repeat.
+    """
+
+    probe: Probe
+    make_sketch: Callable[[], Sketch]
+    forward: Callable[[nn.Module, Any], Any] = call_network
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world_size: int = 1
+    prepare: Callable[[Any], Any] = lambda batch: batch
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    seed: int = 0
+
+    def try_first_batch(self, network: nn.Module, layers: Sequence[str]) -> Snapshot:
+        """Snapshot over the first batch alone, the same on every rank: which layers run, and what comes out."""
+        return self._snapshot(network, layers, islice(self.probe.batches(0, self.world_size), 1))
+
+    def snapshot(
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        *,
+        keep_logits: bool = True,
+        weights: Mapping[str, Tensor] | None = None,
+        advance: Callable[[], None] = lambda: None,
+    ) -> Snapshot:
+        """Snapshot over the whole probe: every rank runs its share, and the sketches are added up.
+
+        Args:
+            network: run in evaluation mode on `device`; a network that lies elsewhere is brought back afterwards.
+            layers: names, with uses (``relu[1]``) where a layer is used several times.
+            keep_logits: whether to keep the outputs (of this rank's samples).
+            weights: to run with, instead of the network's own.
+            advance: called after every batch.
+
+        Raises:
+            RuntimeError: on every rank, when the network failed on another one.
+        """
+        failure: BaseException | None = None
+        snapshot = Snapshot()
+        try:
+            batches = self._advancing(self.probe.batches(self.rank, self.world_size), advance)
+            snapshot = self._snapshot(network, layers, batches, keep_logits=keep_logits, weights=weights)
+        except Exception as error:
+            failure = error
+        self._agree_on_failure(failure)
+        if self.world_size > 1:
+            self._add_ranks(snapshot, layers)
+        return snapshot
+
+    def num_batches(self) -> int:
+        """How many batches this rank runs for one snapshot."""
+        return self.probe.num_batches(self.rank, self.world_size)
+
+    def _snapshot(
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        batches: Iterator[tuple[Tensor, Any]],
+        *,
+        keep_logits: bool = True,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Snapshot:
+        modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
+        home = next((parameter.device for parameter in network.parameters()), self.device)
+        if home != self.device:
+            network.to(self.device)
+        try:
+            # A forward inside of inference_mode, as standalone validation runs it, would leave tensors that the sketch
+            # cannot be updated from.
+            with torch.inference_mode(False), isolated_random_state(self.seed), evaluating(network):
+                return take_snapshot(
+                    network,
+                    ((ids, self.prepare(batch)) for ids, batch in batches),
+                    modules,
+                    forward=self._forward_in_context,
+                    make_sketch=self.make_sketch,
+                    keep_logits=keep_logits,
+                    weights=weights,
+                )
+        finally:
+            if home != self.device:
+                network.to(home)
+
+    def _forward_in_context(self, network: nn.Module, batch: Any) -> Any:
+        with self.context():
+            return self.forward(network, batch)
+
+    def _advancing(
+        self, batches: Iterator[tuple[Tensor, Any]], advance: Callable[[], None]
+    ) -> Iterator[tuple[Tensor, Any]]:
+        for batch in batches:
+            yield batch
+            advance()
+
+    def _agree_on_failure(self, failure: BaseException | None) -> None:
+        # A rank that failed must say so before the others wait for its sketches.
+        if self.world_size > 1:
+            failed = torch.tensor([float(failure is not None)], device=self.device)
+            dist.all_reduce(failed)
+            if failed.item() and failure is None:
+                raise RuntimeError("the network failed on another rank")
+        if failure is not None:
+            raise failure
+
+    def _add_ranks(self, snapshot: Snapshot, layers: Sequence[str]) -> None:
+        sketches = [snapshot.sketches.get(layer) or self.make_sketch() for layer in layers]
+        all_reduce_sketches(sketches, self.device)
+        snapshot.sketches = {layer: sketch for layer, sketch in zip(layers, sketches, strict=True) if sketch.count}
+
+
+def _module_of(layer: str) -> str:
+    name, bracket, use = layer.rpartition("[")
+    return name if bracket and use.endswith("]") and use[:-1].isdigit() else layer

@@ -1,0 +1,200 @@
+"""What the network is compared with: its own start, an earlier epoch, a checkpoint, or another network."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Reference"]
+
+_MOVING = ("init", "previous")
+_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+
+
+class Reference:
+    """The network that every measurement compares with.
+
+    Args:
+        source: one of
+
+            - ``"init"``: the network as it is when training starts (on resume, as it was then);
+            - ``"previous"``: the network at the measurement before;
+            - the path of a Lightning checkpoint (``.ckpt``), or of a state dict (``.safetensors``, ``.pt``, ``.pth``,
+              ``.bin``) of a network built like the monitored one;
+            - an ``nn.Module`` or ``LightningModule``, of any architecture. It is run in evaluation mode and never
+              changed.
+
+    Loading a file never executes code from it: pickled checkpoints are read with torch's ``weights_only``, and one that
+    holds code objects is refused.
+
+    Raises:
+        ValueError: for an unknown source, or a file type that is not one of these.
+        FileNotFoundError: for a path that does not exist.
+
+    Example:
+        >>> from lightning_sim import Reference
+        >>> Reference("init").describe()
+        {'kind': 'init'}
+    """
+
+    def __init__(self, source: str | Path | nn.Module | Reference) -> None:
+        self.kind: str
+        self.module: nn.Module | None = None
+        self.path: Path | None = None
+        if isinstance(source, Reference):
+            self.module, self.path, self.kind = source.module, source.path, source.kind
+        elif isinstance(source, nn.Module):
+            self.module, self.kind = source, "module"
+        elif isinstance(source, str) and source in _MOVING:
+            self.kind = source
+        elif isinstance(source, str | Path):
+            self.path, self.kind = Path(source), "checkpoint"
+            _require_checkpoint(self.path)
+        else:
+            raise ValueError(
+                '`reference` must be "init", "previous", the path of a checkpoint, an nn.Module or a Reference, '
+                f"got {type(source).__name__}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Reference({self.describe()})"
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, and path and content hash or class, as the record states them."""
+        if self.path is not None:
+            return {"kind": self.kind, "path": str(self.path), "sha256": _sha256(self.path)}
+        if self.module is not None:
+            return {"kind": self.kind, "class": type(self.module).__name__, "sha256": _sha256_of_weights(self.module)}
+        return {"kind": self.kind}
+
+    def weights_for(self, network: nn.Module) -> dict[str, Tensor] | None:
+        """The checkpoint's parameters and buffers under the network's names; None where there is no checkpoint.
+
+        Prefixes that wrapping leaves (``_orig_mod.``, ``module.``) are ignored, and a state dict of the only part of
+        the network that it fits (``net``, say) is taken for that part.
+
+        Raises:
+            ValueError: when the file cannot be read safely, or the keys or shapes do not fit, with their names.
+        """
+        if self.path is None:
+            return None
+        return _fitted(load_state_dict(self.path), network, self.path)
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors in a checkpoint file, by name, without executing anything from the file.
+
+    Raises:
+        ValueError: when the file is damaged, holds code objects, or holds no state dict.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, error)) from error
+    except (RuntimeError, EOFError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(map(str, list(state)[:10]))
+        raise ValueError(f"{path} holds no state dict of tensors, its keys are: {keys or 'none'}")
+    return tensors
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    # torch's message names the first object outside of its safe list, then advises how to execute it all the same.
+    reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
+    return (
+        f"{path} was refused, because reading it would run code stored in it ({reason}). Only tensors and plain values "
+        "are read. If you trust the file, load it yourself and pass the network, or save its weights alone: "
+        "torch.save(network.state_dict(), 'reference.pt')"
+    )
+
+
+def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
+    names = {_plain(name): name for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    wanted = {plain: network.state_dict()[name] for plain, name in names.items()}
+    given = {_plain(name): value for name, value in state.items()}
+    candidate = next((renamed for renamed in _renamings(given, network) if renamed.keys() == wanted.keys()), given)
+    missing = sorted(wanted.keys() - candidate.keys())
+    unexpected = sorted(candidate.keys() - wanted.keys())
+    reshaped = sorted(
+        f"{name} {tuple(candidate[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & candidate.keys()
+        if candidate[name].shape != wanted[name].shape
+    )
+    if missing or unexpected or reshaped:
+        raise ValueError(
+            f"the state dict in {path} does not fit {type(network).__name__}: "
+            f"missing {_some(missing)}; unexpected {_some(unexpected)}; of another shape {_some(reshaped)}. "
+            "To compare with another architecture, pass the reference as an nn.Module"
+        )
+    return {
+        names[plain]: candidate[plain].to(device=current.device, dtype=current.dtype)
+        for plain, current in wanted.items()
+    }
+
+
+def _renamings(given: Mapping[str, Tensor], network: nn.Module) -> Iterator[Mapping[str, Tensor]]:
+    """The state dict as it is, then as that of a part of the network, then as that of something around it."""
+    yield given
+    for child, _ in network.named_children():
+        yield {f"{child}.{name}": value for name, value in given.items()}
+    first = next(iter(given)).partition(".")[0]
+    if all(name.startswith(f"{first}.") for name in given):
+        yield {name.removeprefix(f"{first}."): value for name, value in given.items()}
+
+
+def _plain(name: str) -> str:
+    # What torch.compile and DataParallel put in front of the names of what they wrap.
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+
+
+def _require_checkpoint(path: Path) -> None:
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"`reference` {str(path)!r} is neither \"init\" nor \"previous\" "
+            f"nor a file ending in {', '.join(_SUFFIXES)}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"the reference checkpoint {path} does not exist")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sha256_of_weights(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
