@@ -74,17 +74,17 @@ def compare_layers(
 def compare_outputs(
     logits: Tensor | None, reference_logits: Tensor | None, measures: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The outputs of this process' samples: measure -> sum over the samples; and measure -> why it is NaN."""
-    sums, problems = {}, {}
+    """Measure -> similarity of the outputs (samples, classes); and measure -> why it is NaN."""
+    values, problems = {}, {}
     for measure in measures:
         if logits is None or reference_logits is None:
-            sums[measure] = float("nan")
+            values[measure] = float("nan")
             continue
         try:
-            sums[measure] = float(OUTPUT_MEASURES[measure](logits, reference_logits)) * len(logits)
+            values[measure] = float(OUTPUT_MEASURES[measure](logits, reference_logits))
         except ValueError as error:
-            sums[measure], problems[measure] = float("nan"), str(error)
-    return sums, problems
+            values[measure], problems[measure] = float("nan"), str(error)
+    return values, problems
 
 
 def compare_weights(

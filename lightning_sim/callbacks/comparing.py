@@ -9,8 +9,6 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
@@ -124,10 +122,12 @@ class Comparing:
             matrices += weight_matrices
             problems |= weight_problems
         if compares_outputs:
-            sums, output_problems = compare_outputs(current.logits, self._reference.logits, self._output_measures())
+            output_values, output_problems = compare_outputs(
+                current.logits, self._reference.logits, self._output_measures()
+            )
             if "" in current.problems:
                 output_problems = {"": current.problems[""]}
-            values |= self._mean_over_samples(sums)
+            values |= output_values
             problems |= output_problems
         if self.settings.reference.kind == "previous":
             self._reference = current
@@ -164,10 +164,7 @@ class Comparing:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
         remade = self.settings.reference.kind == "checkpoint"
-        return {
-            "identity": self._identity(),
-            "reference": None if remade or self._runner.world_size > 1 else self._reference.state_dict(),
-        }
+        return {"identity": self._identity(), "reference": None if remade else self._reference.state_dict()}
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         before = state["identity"]
@@ -247,12 +244,6 @@ class Comparing:
 
     def _output_measures(self) -> list[str]:
         return [measure for measure in self.measures if measure in OUTPUT_MEASURES]
-
-    def _mean_over_samples(self, sums: Mapping[str, float]) -> dict[str, float]:
-        total = torch.tensor(list(sums.values()), dtype=torch.float64, device=self._runner.device)
-        if self._runner.world_size > 1:
-            dist.all_reduce(total)
-        return dict(zip(sums, (total / self._runner.probe.size).tolist(), strict=True))
 
 
 def _runner(settings: Settings, trainer: Trainer) -> ProbeRunner:

@@ -73,6 +73,8 @@ class ProbeRunner:
         """
         failure: BaseException | None = None
         snapshot = Snapshot()
+        if self.world_size > 1 and weights is None:
+            weights = self._buffers_of_rank_zero(network)
         try:
             batches = self._advancing(self.probe.batches(self.rank, self.world_size), advance)
             snapshot = self._snapshot(network, layers, batches, keep_logits=keep_logits, weights=weights)
@@ -80,7 +82,7 @@ class ProbeRunner:
             failure = error
         self._agree_on_failure(failure)
         if self.world_size > 1:
-            self._add_ranks(snapshot, layers)
+            self._add_ranks(snapshot, layers, keep_logits)
         return snapshot
 
     def num_batches(self) -> int:
@@ -138,10 +140,38 @@ class ProbeRunner:
         if failure is not None:
             raise failure
 
-    def _add_ranks(self, snapshot: Snapshot, layers: Sequence[str]) -> None:
-        sketches = [snapshot.sketches.get(layer) or self.make_sketch() for layer in layers]
+    def _buffers_of_rank_zero(self, network: nn.Module) -> dict[str, Tensor]:
+        # Batch statistics differ from rank to rank; those of rank 0 are the ones that checkpoints hold.
+        buffers = {name: value.detach().to(self.device, copy=True) for name, value in network.named_buffers()}
+        for value in buffers.values():
+            dist.broadcast(value, src=0)
+        return buffers
+
+    def _add_ranks(self, snapshot: Snapshot, layers: Sequence[str], keep_logits: bool) -> None:
+        # Rank 0 always has samples, so that what it could not sketch, no rank could.
+        problems: list[dict[str, str]] = [{} for _ in range(self.world_size)]
+        dist.all_gather_object(problems, snapshot.problems)
+        snapshot.problems = {name: problem for found in reversed(problems) for name, problem in found.items()}
+        sketched = [layer for layer in layers if layer not in snapshot.problems]
+        sketches = [snapshot.sketches.get(layer) or self.make_sketch() for layer in sketched]
         all_reduce_sketches(sketches, self.device)
-        snapshot.sketches = {layer: sketch for layer, sketch in zip(layers, sketches, strict=True) if sketch.count}
+        snapshot.sketches = dict(zip(sketched, sketches, strict=True))
+        if keep_logits and "" not in snapshot.problems:
+            snapshot.logits = self._gather_logits(snapshot.logits)
+
+    def _gather_logits(self, logits: Tensor | None) -> Tensor:
+        """The logits of all ranks (samples, classes), in the order of the sample ids, on every rank."""
+        device = torch.device("cpu") if dist.get_backend() == "gloo" else self.device
+        classes = torch.tensor([0 if logits is None else logits.shape[1]], device=device)
+        dist.all_reduce(classes, dist.ReduceOp.MAX)
+        longest = -(-self.probe.size // self.world_size)
+        padded = torch.zeros(longest, int(classes), device=device)
+        if logits is not None:
+            padded[: len(logits)] = logits.to(device)
+        gathered = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(gathered, padded)
+        # Rank r holds the samples r, r + world size, ...
+        return torch.stack(gathered, dim=1).flatten(0, 1)[: self.probe.size].cpu()
 
 
 def _module_of(layer: str) -> str:
