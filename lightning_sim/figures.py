@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Lines = Mapping[str, Trajectory]
 
-__all__ = ["comparison_figure", "history_figure", "matrix_figure", "trajectories_figure", "trajectory_figure"]
+__all__ = ["comparison_figure", "correlation_figure", "history_figure", "matrix_figure", "trajectories_figure", "trajectory_figure"]
 
 # Measures that live in [0, 1]: one colour means the same in every figure.
 _UNIT_RANGE = {"cka", "nbs", "wcka", "mutual_knn", "svcca", "pwcca", "cca"}
@@ -32,6 +32,7 @@ _OUTPUT_COLORS = ("#d1495b", "#2e6f95", "#66a182", "#edae49", "#8d5a97")
 _DARK, _GREY, _FAINT, _MISSING = "#333333", "#757575", "#e6e6e6", "#cccccc"
 _MOST_LEGEND_ENTRIES = 14
 _MOST_CELLS_WITH_TEXT = 12
+_MOST_SCATTER_PANELS = 12
 
 
 def matrix_figure(matrix: SimilarityMatrix, title: str | None = None) -> Figure:
@@ -150,6 +151,73 @@ def comparison_figure(
     return figure
 
 
+def correlation_figure(
+    history: SimilarityHistory, measure: str = "cka", output: str = "jsd", representation: str = "features"
+) -> Figure:
+    """A measure of layers against one of outputs, a panel per layer: points coloured by epoch, the best-fit line.
+
+    Of more than 12 layers those are shown that lie evenly spaced in depth, the first and the last among them. Above
+    each panel stands Pearson's correlation with its 95% interval.
+
+    Raises:
+        ValueError: If no layer was measured so, or the outputs were not.
+    """
+    lines = _layer_lines(history, measure, representation)
+    if not lines or output not in _output_lines(history):
+        held = ", ".join(history.measures) or "nothing"
+        raise ValueError(f"no pairs of {measure}/{representation} and {output} in this history; it holds {held}")
+    layers = list(lines)
+    count = min(len(layers), _MOST_SCATTER_PANELS)
+    shown = [layers[index] for index in np.linspace(0, len(layers) - 1, count).round().astype(int)]
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    figure = _new_figure(2.5 * columns + 1.1, 2.4 * rows + 0.6)
+    few = "" if count == len(layers) else f", {count} of {len(layers)} layers"
+    _title_figure(figure, f"{output} against {measure} of {representation}{few}")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in list(grid.ravel())[count:]:
+        axes.remove()
+    for axes, layer in zip(grid.ravel(), shown, strict=False):
+        _draw_scatter(axes, history, (measure, output), layer, representation)
+        axes.set_xlabel(measure, fontsize=9, color=_GREY)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(output, fontsize=9, color=_GREY)
+    _add_epoch_scale(figure, grid[0, -1])
+    return figure
+
+
+def _draw_scatter(
+    axes: Axes, history: SimilarityHistory, measures: tuple[str, str], layer: str, representation: str
+) -> None:
+    names = (f"{measures[0]}/{representation}/{layer}", measures[1])
+    x, y = (np.array([m.values.get(name, math.nan) for m in history.measurements]) for name in names)
+    epochs = [measurement.epoch for measurement in history.measurements]
+    points = axes.scatter(x, y, c=epochs, cmap="viridis", s=20, edgecolors="white", linewidths=0.4, zorder=3)
+    points.set_clim(min(epochs), max(max(epochs), min(epochs) + 1))
+    result = history.correlation(*measures, layer=layer, representation=representation)
+    text = f"r = {result.value:.2f} [{result.low:.2f}, {result.high:.2f}]"
+    finite = np.isfinite(x) & np.isfinite(y)
+    if math.isfinite(result.slope):
+        ends = np.array([x[finite].min(), x[finite].max()])
+        fitted = y[finite].mean() + result.slope * (ends - x[finite].mean())
+        axes.plot(ends, fitted, color=_OUTPUT_COLORS[0], linewidth=1.3, zorder=2)
+    else:
+        text = "r is undefined"
+    _style_axes(axes)
+    axes.locator_params(nbins=4)
+    axes.set_title(f"{_label(layer, 26)}\n{text}", fontsize=8.5, color=_DARK, loc="left", parse_math=False)
+
+
+def _add_epoch_scale(figure: Figure, axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    bar = figure.colorbar(axes.collections[0], cax=axes.inset_axes((1.06, 0.0, 0.05, 1.0)))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    bar.ax.tick_params(labelsize=8, labelcolor=_DARK, length=0)
+    bar.set_label("epoch", fontsize=9, color=_GREY)
+    bar.outline.set_visible(False)
+
+
 def _new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -203,12 +271,16 @@ def _draw_lines(axes: Axes, lines: Lines, colors: Sequence[Any], title: str) -> 
         axes.plot(line.steps if repeated else line.epochs, line.values, label=_label(name), **style)
         axes.set_xlabel("step" if repeated else "epoch", fontsize=9, color=_GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    _style_axes(axes)
+    _set_title(axes, title)
+
+
+def _style_axes(axes: Axes) -> None:
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GREY)
     axes.tick_params(labelsize=8.5, labelcolor=_DARK, color=_GREY)
-    _set_title(axes, title)
 
 
 def _draw_outputs(axes: Axes, outputs: Lines, title: str = "") -> None:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim._checks import check_choice
 from lightning_sim._measurement import Measurement, SimilarityMatrix, split_name
+from lightning_sim.correlations import Method, correlate, is_correlation
+from lightning_sim.functional.correlation import CorrelationResult
 
 if TYPE_CHECKING:
     import pandas
@@ -87,8 +90,12 @@ class SimilarityHistory:
 
     @property
     def names(self) -> list[str]:
-        """Every name that was ever logged, without ``similarity/``, in order of appearance."""
-        return list(dict.fromkeys(name for measurement in self.measurements for name in measurement.values))
+        """Every name that was ever measured, without ``similarity/``, in order of appearance.
+
+        The live correlations are left out: they follow from the others, and are many.
+        """
+        found = dict.fromkeys(name for measurement in self.measurements for name in measurement.values)
+        return [name for name in found if not is_correlation(name)]
 
     @property
     def measures(self) -> list[str]:
@@ -107,9 +114,7 @@ class SimilarityHistory:
         """The epochs that were measured, without repetition."""
         return list(dict.fromkeys(measurement.epoch for measurement in self.measurements))
 
-    def trajectory(
-        self, measure: str, *, layer: str | None = None, representation: str = "features"
-    ) -> Trajectory:
+    def trajectory(self, measure: str, *, layer: str | None = None, representation: str = "features") -> Trajectory:
         """One measure of one layer, or of the outputs, over the course of training.
 
         Args:
@@ -152,6 +157,55 @@ class SimilarityHistory:
         held = "; ".join(f"{name} at epochs {_shortened([*dict.fromkeys(e)])}" for name, e in epochs.items())
         raise ValueError(f"no matrix {asked} in this history; it holds {held or 'no matrices'}")
 
+    def correlation(
+        self,
+        first: str = "cka",
+        second: str = "jsd",
+        *,
+        layer: str | None = None,
+        representation: str = "features",
+        epoch: int | None = None,
+        method: Method = "pearson",
+        confidence: float = 0.95,
+    ) -> CorrelationResult:
+        """How two measures move together: over the measurements, or over the layers within one of them.
+
+        With `layer`, and between two measures of outputs, it is over the measurements, as in "does CKA of this
+        layer fall when the outputs diverge?". Between two measures of layers without `layer`, it is over the
+        layers of one measurement, as in "do CKA and NBS order the layers alike?".
+
+        Measurements of one run are not independent: over them the interval is too narrow and the p-value too small.
+
+        Args:
+            first: A measure, of layers or of outputs; the x of the slope.
+            second: The other one; a trajectory of outputs belongs to every layer.
+            layer: Name of a layer of the network.
+            representation: For measures of layers.
+            epoch: Over layers: the last measurement of this epoch; the very last one by default.
+            method: ``"pearson"`` or ``"spearman"``.
+            confidence: Coverage of the interval.
+
+        Returns:
+            ``CorrelationResult(value, low, high, p_value, slope)``; all NaN for fewer than four pairs of finite
+            numbers, and where one measure does not move beyond the rounding of float32.
+
+        Raises:
+            ValueError: If nothing of these names was measured; the message says what was.
+        """
+        check_choice(method, "method", ("pearson", "spearman"))
+        layered = [any(split_name(name)[0] == m and "/" in name for name in self.names) for m in (first, second)]
+        if all(layered) and layer is None:
+            x, y = self._over_layers(first, second, representation, epoch)
+        elif epoch is not None:
+            raise ValueError(f"`epoch` is for correlations over layers, without `layer`; got epoch {epoch}")
+        else:
+            names = [
+                self.trajectory(measure, layer=layer if of_layers else None, representation=representation).name
+                for measure, of_layers in zip((first, second), layered, strict=True)
+            ]
+            x, y = (np.array([m.values.get(name, np.nan) for m in self.measurements]) for name in names)
+        return correlate(x, y, method, confidence)
+
     def to_records(self, *, matrices: bool = False) -> list[dict[str, Any]]:
         """One dictionary per number, with the keys `COLUMNS`.
 
@@ -179,9 +233,7 @@ class SimilarityHistory:
         return history_figure(self)
 
     @staticmethod
-    def compare(
-        histories: Sequence[SimilarityHistory | str | Path], *, matrices: bool = False
-    ) -> pandas.DataFrame:
+    def compare(histories: Sequence[SimilarityHistory | str | Path], *, matrices: bool = False) -> pandas.DataFrame:
         """The tables of several runs below one another, told apart by ``run``; needs the extra ``pandas``.
 
         Runs of the same name become ``name``, ``name (2)``, ...; those without a name are called ``run``.
@@ -236,6 +288,19 @@ class SimilarityHistory:
         layers = self.metadata.get("layers")
         return layers if isinstance(layers, Mapping) else {}
 
+    def _over_layers(
+        self, first: str, second: str, representation: str, epoch: int | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Two measures of every layer that has both, at one measurement."""
+        found = [m for m in self.measurements if epoch is None or m.epoch == epoch]
+        if not found:
+            raise ValueError(f"nothing was measured at epoch {epoch}; epochs are {_shortened(self.epochs)}")
+        values = found[-1].values
+        names = [[f"{measure}/{representation}/{layer}" for layer in self.layers] for measure in (first, second)]
+        pairs = [(values[x], values[y]) for x, y in zip(*names, strict=True) if x in values and y in values]
+        x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+        return x, y
+
     def _columns(self, matrices: bool) -> list[list[Any]]:
         """One list per name in `COLUMNS`."""
         rows: list[tuple[Any, ...]] = []
@@ -270,9 +335,7 @@ class SimilarityHistory:
         return f"{asked}: {measure}/{representation} was measured for {', '.join(layers)}"
 
 
-def read_history(
-    path: Path | str, *, source: str | None = None, name: str = "similarity"
-) -> SimilarityHistory:
+def read_history(path: Path | str, *, source: str | None = None, name: str = "similarity") -> SimilarityHistory:
     """Read a run back, from the first of these that it holds: record, TensorBoard, CSV, offline W&B.
 
     Only the record holds matrices; the others hold the scalars. TensorBoard and W&B hold the metadata as

@@ -23,6 +23,7 @@ from lightning_sim.sketch import Sketch
 
 __all__ = ["DEFAULT_MEASURES", "Comparing", "Settings"]
 
+_AVERAGING = ("WeightAveraging", "EMAWeightAveraging")
 DEFAULT_MEASURES = ("cka", "nbs", "wcka", "agreement", "jsd", "rank_correlation")
 
 
@@ -63,6 +64,7 @@ class Comparing:
     """One network against one reference on one probe, in a running training."""
 
     def __init__(self, settings: Settings, trainer: Trainer, network: LightningModule) -> None:
+        _require_whole_weights(trainer)
         self.settings = settings
         self.measures = settings.measures
         if settings.forward is call_network and not is_overridden("forward", network):
@@ -150,6 +152,7 @@ class Comparing:
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "packages": {name: version(name) for name in packages} | {"python": platform.python_version()},
             "reference": self.settings.reference.describe(),
+            "weights": _whose_weights(trainer),
             "layers": dict(self._pairs),
             "measures": list(self.measures),
             "estimator": self.settings.estimator,
@@ -272,6 +275,24 @@ def _probe_source(settings: Settings, trainer: Trainer) -> Any:
     if source is None:
         source = trainer.train_dataloader
     return tree_leaves(source)[0]
+
+
+def _require_whole_weights(trainer: Trainer) -> None:
+    # A plain forward sees sharded weights under these, and gathering them is theirs to do, rank by rank in step.
+    name = type(trainer.strategy).__name__
+    if name in ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"):
+        raise ValueError(
+            f"SimilarityMonitor does not work with {name}, which shards the network's weights over the ranks; "
+            'use strategy="ddp", or compare checkpoints afterwards'
+        )
+
+
+def _whose_weights(trainer: Trainer) -> str:
+    """Averaging callbacks swap the average in during validation, and out before the callbacks that follow them."""
+    callbacks: list[Any] = list(getattr(trainer, "callbacks", []))
+    averaging = [index for index, callback in enumerate(callbacks) if type(callback).__name__ in _AVERAGING]
+    monitors = [index for index, callback in enumerate(callbacks) if type(callback).__name__ == "SimilarityMonitor"]
+    return "average" if averaging and min(monitors) < averaging[0] and trainer.enable_validation else "current"
 
 
 def _listing(reasons: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_sim._measurement import split_name
+from lightning_sim.correlations import is_correlation
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers.naming import is_epoch, measured_name, shown_as
 from lightning_sim.loggers.reading import history_from_scalars
@@ -29,14 +30,16 @@ def set_up(logger: Any, names: Sequence[str], metadata: Mapping[str, Any], monit
     prefix = shown_as(logger, monitor)
     layout = _layouts.setdefault(logger, {})
     layout[prefix] = _charts(names, prefix)
+    layout |= _intervals(names, prefix)
     logger.experiment.add_custom_scalars(layout)
     # Indented by four spaces it is a code block: names are shown as they are.
     logger.experiment.add_text(f"{prefix}/metadata", textwrap.indent(json.dumps(metadata, indent=2), "    "))
 
 
 def _charts(names: Sequence[str], prefix: str) -> dict[str, list[Any]]:
-    """One chart per measure and representation with all of its layers, and one with all outputs together."""
-    kinds = dict.fromkeys(split_name(name)[:2] for name in names if name != "seconds")
+    """One chart per measure and representation with all of its layers, one with the outputs, one per correlation."""
+    measured = [name for name in names if name != "seconds" and not is_correlation(name)]
+    kinds = dict.fromkeys(split_name(name)[:2] for name in measured)
     outputs = [re.escape(measure) for measure, representation in kinds if representation is None]
     start = re.escape(prefix) + "/"
     charts: dict[str, list[Any]] = {}
@@ -45,7 +48,24 @@ def _charts(names: Sequence[str], prefix: str) -> dict[str, list[Any]]:
             charts[f"{measure}, {representation}"] = ["Multiline", [f"^{start}{measure}/{representation}/.+"]]
     if outputs:
         charts["outputs"] = ["Multiline", [f"^{start}({'|'.join(outputs)})$"]]
+    for correlation, representation in dict.fromkeys(split_name(name)[:2] for name in names if is_correlation(name)):
+        if representation is not None and correlation.endswith(("_pearson", "_spearman")):
+            title = f"{correlation.replace('_', ' ')}, {representation}"
+            charts[title] = ["Multiline", [f"^{start}{correlation}/{re.escape(representation)}/.+"]]
     return charts
+
+
+def _intervals(names: Sequence[str], prefix: str) -> dict[str, dict[str, list[Any]]]:
+    """For every correlation that is logged with its interval, a category with one band per layer."""
+    categories: dict[str, dict[str, list[Any]]] = {}
+    for name in names:
+        correlation, representation, layer = split_name(name)
+        ends = [f"{correlation}_{end}/{representation}/{layer}" for end in ("low", "high")]
+        if layer is not None and is_correlation(name) and set(ends) <= set(names):
+            category = f"{prefix}, {correlation.replace('_', ' ')} with 95% interval, {representation}"
+            tags = [f"{prefix}/{tag}" for tag in (name, *ends)]
+            categories.setdefault(category, {})[layer] = ["Margin", tags]
+    return categories
 
 
 def write_figures(logger: Any, figures: Mapping[str, Figure], step: int) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim.probe.layers import named_layers
+
 __all__ = ["capture_outputs", "first_tensor"]
 
 
@@ -30,7 +32,7 @@ def capture_outputs(
     Raises:
         KeyError: for a layer that the network does not have.
     """
-    modules = dict(network.named_modules())
+    modules = named_layers(network)
     uses: dict[str, int] = {}
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:

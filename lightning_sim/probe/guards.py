@@ -1,4 +1,4 @@
-"""Running a network without leaving a trace on it or on the random state."""
+"""Running a network without leaving a trace on it or on the random state, and layer by layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "isolated_random_state"]
+__all__ = ["evaluating", "isolated_random_state", "uncompiled"]
 
 
 @contextmanager
@@ -47,3 +47,21 @@ def isolated_random_state(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compiled functions and modules run as they were written inside: compiled code calls no hooks added later."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is not None:  # torch >= 2.6
+        with set_stance("force_eager"):
+            yield
+        return
+    from torch._dynamo import config
+
+    previous = config.disable
+    config.disable = True
+    try:
+        yield
+    finally:
+        config.disable = previous

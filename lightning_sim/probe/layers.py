@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torchmetrics import Metric
 
-__all__ = ["pair_layers", "select_layers"]
+__all__ = ["named_layers", "pair_layers", "select_layers"]
 
 MAXIMUM_AUTOMATIC_LAYERS = 16
 
@@ -41,7 +41,7 @@ def select_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
     patterns = [layers] if isinstance(layers, str) else list(layers)
     if not patterns:
         raise ValueError('`layers` is empty; pass names, globs or "auto"')
-    available = available_layers(network)
+    available = list(named_layers(network))
     chosen: set[str] = set()
     for pattern in patterns:
         matched = [pattern] if pattern in available else fnmatch.filter(available, pattern)
@@ -62,11 +62,11 @@ def pair_layers(
     Raises:
         ValueError: for a layer that does not exist, or has no counterpart in the reference.
     """
-    theirs = available_layers(reference)
+    theirs = list(named_layers(reference))
     if isinstance(layers, Mapping):
         if not layers:
             raise ValueError("`layers` is an empty mapping; pass {layer of the network: layer of the reference}")
-        mine = available_layers(network)
+        mine = list(named_layers(network))
         for name, other in layers.items():
             if name not in mine:
                 raise ValueError(_unknown_layer(name, mine))
@@ -76,19 +76,23 @@ def pair_layers(
     return {name: _counterpart(name, theirs) for name in select_layers(network, layers)}
 
 
-def available_layers(network: nn.Module) -> list[str]:
-    """Names of all submodules but the network itself and metrics."""
-    metrics = [name for name, module in network.named_modules() if isinstance(module, Metric)]
-    return [
-        name
-        for name, _ in network.named_modules()
-        if name and not any(name == metric or name.startswith(f"{metric}.") for metric in metrics)
-    ]
+def named_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """All submodules but the network itself and metrics, under the names that they have without torch.compile."""
+    found: dict[str, nn.Module] = {}
+    metrics: list[str] = []
+    for name, module in network.named_modules():
+        if isinstance(module, Metric):
+            metrics.append(name)
+        elif name and not any(name.startswith(f"{metric}.") for metric in metrics):
+            plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
+            if plain:
+                found[plain] = module
+    return found
 
 
 def _automatic_layers(network: nn.Module) -> list[str]:
-    available = available_layers(network)
-    modules = dict(network.named_modules())
+    modules = named_layers(network)
+    available = list(modules)
     # What lies inside an attention module is not called by itself, its output projection least of all.
     closed = [name for name in available if isinstance(modules[name], nn.MultiheadAttention)]
     weighted = [

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_sim.probe.forward import call_network
-from lightning_sim.probe.guards import evaluating, isolated_random_state
+from lightning_sim.probe.guards import evaluating, isolated_random_state, uncompiled
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
 from lightning_sim.sketch import Sketch, all_reduce_sketches
@@ -105,7 +105,7 @@ class ProbeRunner:
         try:
             # A forward inside of inference_mode, as standalone validation runs it, would leave tensors that the sketch
             # cannot be updated from.
-            with torch.inference_mode(False), isolated_random_state(self.seed), evaluating(network):
+            with torch.inference_mode(False), uncompiled(), isolated_random_state(self.seed), evaluating(network):
                 return take_snapshot(
                     network,
                     ((ids, self.prepare(batch)) for ids, batch in batches),

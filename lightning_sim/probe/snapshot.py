@@ -23,7 +23,8 @@ class Snapshot:
 
     Attributes:
         sketches: layer -> its sketch, over the samples of all ranks.
-        logits: (samples, classes) on the CPU in the order of the sample ids, or None where the network gives no such tensor.
+        logits: (samples, classes) on the CPU in the order of the sample ids; None where the network gives no such
+            tensor.
         chain: linear layers and their input-major weights, where the network is a chain of those, else None.
         problems: layer, or "" for the network's output -> what was wrong with it.
     """

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_sim.sketch.hashing import column_signs
 
-__all__ = ["fold", "num_folds"]
+__all__ = ["fold", "fold_once", "num_folds"]
 
 
 def num_folds(width: int, num_projections: int) -> int:
@@ -33,11 +33,12 @@ def fold(x: Tensor, num_projections: int, seed: int) -> list[Tensor]:
     width = x.shape[1]
     if num_folds(width, num_projections) == 1:
         return [x]
-    columns = num_projections // 2
-    return [_fold_once(x, column_signs(width, index, seed, x.device, x.dtype), columns) for index in range(2)]
+    return [fold_once(x, num_projections // 2, index, seed) for index in range(2)]
 
 
-def _fold_once(x: Tensor, signs: Tensor, columns: int) -> Tensor:
+def fold_once(x: Tensor, columns: int, index: int, seed: int) -> Tensor:
+    """The fold with number `index` of the columns of `x` (b, p): (b, min(p, columns))."""
+    signs = column_signs(x.shape[1], index, seed, x.device, x.dtype)
     # Slices are added one after the other: writing the signed product out first would cost several more passes.
     folded = torch.mul(x[:, :columns], signs[:columns])
     for start in range(columns, x.shape[1], columns):

@@ -7,10 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["column_signs", "fingerprint", "sample_buckets", "sample_signs", "wrapped"]
+__all__ = ["column_signs", "fingerprint", "sample_buckets", "sample_signs", "shuffled_columns", "wrapped"]
 
 # Separate streams of the hash, so that buckets, sample signs and column signs are independent of each other.
-_BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM = 1, 2, 3, 4
+_BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM, _SHUFFLE_STREAM = 1, 2, 3, 4, 5
 
 
 def sample_buckets(sample_ids: Tensor, num_buckets: int, seed: int) -> Tensor:
@@ -49,6 +49,13 @@ def column_signs(width: int, fold: int, seed: int, device: torch.device, dtype: 
     """Sign of every column for one fold, (width,) of +1 and -1."""
     columns = torch.arange(width, dtype=torch.int64, device=device)
     return _signs(_hash(columns, seed, _COLUMN_STREAM + 16 * fold)).to(dtype)
+
+
+@lru_cache(maxsize=16)
+def shuffled_columns(width: int, fold: int, seed: int, device: torch.device) -> Tensor:
+    """The columns 0 to width - 1 in a random order that is fixed for a fold, (width,) int64."""
+    columns = torch.arange(width, dtype=torch.int64, device=device)
+    return _hash(columns, seed, _SHUFFLE_STREAM + 16 * fold).argsort()
 
 
 def _signs(hashed: Tensor) -> Tensor:

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from lightning_sim.sketch.folding import fold, num_folds
 from lightning_sim.sketch.hashing import fingerprint, sample_buckets, sample_signs, wrapped
+from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["Sketch"]
+
+_SAMPLES_PER_BLOCK = 1024  # bounds the memory of folds and transforms, whatever the batch
 
 
 class Sketch:
@@ -29,12 +32,18 @@ class Sketch:
     stay unbiased up to the ratio's second-order term. State: M * k floats whatever N and p; at the defaults 4.2 MB.
     Cost of an update: one pass over the features.
 
+    **Product kernel.** With gradients beside the features, the sketch is that of the outer products g (x) f of every
+    sample, whose linear kernel is :math:`K = F F' \circ G G'`, features and gradients at once: exact while
+    p_f p_g <= `num_projections`, by :func:`tensor sketch <lightning_sim.sketch.tensor_sketch.tensor_sketch>` beyond.
+    A sketch is of one kind, with gradients or without.
+
     Accumulates in float32 (or `dtype`) whatever the precision of the features. Follows the device of the first
     features it is given.
 
     References:
         Tang et al. 2020, *Similarity of Neural Networks with Gradients*, Algorithm 1, whose kernel is centred
-        after sketching; here the data are. Charikar, Chen & Farach-Colton 2002 for the sign-and-bucket sketch.
+        after sketching; here the data are. Charikar, Chen & Farach-Colton 2002 for the sign-and-bucket sketch. Pham &
+        Pagh 2013, *Fast and scalable polynomial kernels via explicit feature maps*, for the product kernel.
 
     Args:
         num_buckets: M, a power of two.
@@ -72,6 +81,7 @@ class Sketch:
         self.seed = seed
         self.dtype = dtype
         self.width = 0
+        self.gradient_width = 0
         self.count = 0
         self.fingerprint = 0
         self._sums: dict[str, Tensor] = {}
@@ -82,38 +92,56 @@ class Sketch:
             f"width={self.width}, count={self.count})"
         )
 
-    def update(self, features: Tensor, sample_ids: Tensor) -> None:
+    def update(self, features: Tensor, sample_ids: Tensor, *, gradients: Tensor | None = None) -> None:
         """Add a batch of samples.
 
         Args:
             features: (b, ...) floating-point; flattened to (b, p).
             sample_ids: (b,) integers that name the samples: the same sample has the same id in every network.
+            gradients: (b, ...) floating-point, flattened to (b, p_g), for the product kernel.
 
         Raises:
-            ValueError: when the shapes or dtypes are not these, or the width changed since the last batch.
+            ValueError: when the shapes or dtypes are not these, the width changed since the last batch, or gradients
+                come now and did not before, or the other way round.
         """
-        features = self._checked(features, sample_ids)
+        features = self._checked(features, sample_ids, "features", self.width)
+        if gradients is not None:
+            gradients = self._checked(gradients, sample_ids, "gradients", self.gradient_width)
+        if self._sums and (gradients is not None) != (self.gradient_width > 0):
+            had, has = ("with", "without") if self.gradient_width else ("without", "with")
+            raise ValueError(f"a sketch is of one kind: it was updated {had} `gradients` so far, and now {has} them")
         if features.shape[0] == 0:
             return
-        self.allocate(features.shape[1], features.device)
+        self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
         self.fingerprint = wrapped(self.fingerprint + fingerprint(sample_ids))
         sample_ids = sample_ids.to(device=features.device, dtype=torch.int64)
-        buckets = sample_buckets(sample_ids, self.num_buckets, self.seed)
-        signs = sample_signs(sample_ids, self.seed).to(self.dtype)
         with torch.inference_mode(False), torch.no_grad():
-            for index, folded in enumerate(fold(features.to(self.dtype), self.num_projections, self.seed)):
-                self._sums["feature_sums"][index] += folded.sum(0, dtype=torch.float64)
-                self._sums["bucket_sums"][index].index_add_(0, buckets, folded * signs[:, None])
-            self._sums["bucket_ones"].index_add_(0, buckets, signs)
+            for start in range(0, features.shape[0], _SAMPLES_PER_BLOCK):
+                block = slice(start, start + _SAMPLES_PER_BLOCK)
+                self._add(features[block], None if gradients is None else gradients[block], sample_ids[block])
         self.count += features.shape[0]
 
-    def allocate(self, width: int, device: torch.device | str = "cpu") -> None:
-        """Make the state for features of this width, all zero; a rank without samples needs it before reducing."""
+    def _add(self, features: Tensor, gradients: Tensor | None, sample_ids: Tensor) -> None:
+        buckets = sample_buckets(sample_ids, self.num_buckets, self.seed)
+        signs = sample_signs(sample_ids, self.seed).to(self.dtype)
+        features = features.to(self.dtype)
+        if gradients is None:
+            folds = fold(features, self.num_projections, self.seed)
+        else:
+            folds = tensor_sketch(features, gradients.to(self.dtype), self.num_projections, self.seed)
+        for index, folded in enumerate(folds):
+            self._sums["feature_sums"][index] += folded.sum(0, dtype=torch.float64)
+            self._sums["bucket_sums"][index].index_add_(0, buckets, folded * signs[:, None])
+        self._sums["bucket_ones"].index_add_(0, buckets, signs)
+
+    def allocate(self, width: int, device: torch.device | str = "cpu", gradient_width: int = 0) -> None:
+        """Make the state for these widths, all zero; a rank without samples needs it before reducing."""
         if self._sums:
             return
-        folds = num_folds(width, self.num_projections)
-        columns = width if folds == 1 else self.num_projections // 2
-        self.width = width
+        total = width * gradient_width if gradient_width else width
+        folds = num_folds(total, self.num_projections)
+        columns = total if folds == 1 else self.num_projections // 2
+        self.width, self.gradient_width = width, gradient_width
         with torch.inference_mode(False):  # inference tensors could not be added to outside of that mode
             self._sums = {
                 "bucket_sums": torch.zeros(folds, self.num_buckets, columns, dtype=self.dtype, device=device),
@@ -135,7 +163,12 @@ class Sketch:
                 f"cannot merge sketches of features of width {self.width} and {other.width}: "
                 "they are not of the same layer"
             )
-        self.allocate(other.width, other.device)
+        if self._sums and self.gradient_width != other.gradient_width:
+            raise ValueError(
+                "cannot merge sketches of different kinds, or with gradients of different widths: "
+                f"{self.gradient_width} and {other.gradient_width} (0: without gradients)"
+            )
+        self.allocate(other.width, other.device, other.gradient_width)
         for name, value in self._sums.items():
             value += other._sums[name].to(value.device)
         self.fingerprint = wrapped(self.fingerprint + other.fingerprint)
@@ -214,6 +247,7 @@ class Sketch:
             "seed": self.seed,
             "dtype": str(self.dtype).removeprefix("torch."),
             "width": self.width,
+            "gradient_width": self.gradient_width,
             "count": self.count,
             "fingerprint": self.fingerprint,
             "sums": {name: value.cpu() for name, value in self._sums.items()},
@@ -224,7 +258,8 @@ class Sketch:
         """The sketch that `state_dict` was taken from, on the CPU."""
         dtype = {"float32": torch.float32, "float64": torch.float64}[state["dtype"]]
         sketch = cls(state["num_buckets"], state["num_projections"], state["seed"], dtype)
-        sketch.width, sketch.count, sketch.fingerprint = state["width"], state["count"], state["fingerprint"]
+        sketch.width, sketch.gradient_width = state["width"], state["gradient_width"]
+        sketch.count, sketch.fingerprint = state["count"], state["fingerprint"]
         sketch._sums = dict(state["sums"])
         return sketch
 
@@ -246,21 +281,20 @@ class Sketch:
             if mine != theirs:
                 raise ValueError(f"sketches with different `{name}` cannot be combined, got {mine} and {theirs}")
 
-    def _checked(self, features: Tensor, sample_ids: Tensor) -> Tensor:
-        if features.ndim < 2 or not features.is_floating_point():
+    def _checked(self, values: Tensor, sample_ids: Tensor, name: str, width: int) -> Tensor:
+        if values.ndim < 2 or not values.is_floating_point():
             raise ValueError(
-                f"`features` must be floating-point of shape (batch, ...), got {features.dtype} of shape "
-                f"{tuple(features.shape)}"
+                f"`{name}` must be floating-point of shape (batch, ...), got {values.dtype} of shape "
+                f"{tuple(values.shape)}"
             )
-        if sample_ids.shape != features.shape[:1] or sample_ids.is_floating_point():
+        if sample_ids.shape != values.shape[:1] or sample_ids.is_floating_point():
             raise ValueError(
-                f"`sample_ids` must be {features.shape[0]} integers, one for each row of `features` of shape "
-                f"{tuple(features.shape)}, got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
+                f"`sample_ids` must be {values.shape[0]} integers, one for each row of `{name}` of shape "
+                f"{tuple(values.shape)}, got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
             )
-        features = features.detach().flatten(1)
-        if self._sums and features.shape[1] != self.width:
+        flat = values.detach().flatten(1)
+        if width and flat.shape[1] != width:
             raise ValueError(
-                f"`features` must keep their width: {self.width} so far, now {features.shape[1]} "
-                f"(shape {tuple(features.shape)})"
+                f"`{name}` must keep their width: {width} so far, now {flat.shape[1]} (shape {tuple(values.shape)})"
             )
-        return features
+        return flat

@@ -19,7 +19,7 @@ def all_reduce_sketches(
     """Replace every sketch, in place, by the sum of that sketch over the ranks of a process group.
 
     Every rank passes the same number of sketches in the same order; a rank that saw no samples passes empty ones.
-    Communicates the state (O(M k) per sketch) once, and three integers per sketch and rank before it.
+    Communicates the state (O(M k) per sketch) once, and four integers per sketch and rank before it.
 
     Args:
         sketches: one for each layer.
@@ -31,16 +31,20 @@ def all_reduce_sketches(
     """
     if not sketches:
         return
-    table = torch.tensor([[sketch.width, sketch.count, sketch.fingerprint] for sketch in sketches], dtype=torch.int64)
+    table = torch.tensor(
+        [[sketch.width, sketch.gradient_width, sketch.count, sketch.fingerprint] for sketch in sketches],
+        dtype=torch.int64,
+    )
     tables = _all_gather(table, device, group)
-    widths, counts, fingerprints = tables.max(0).values[:, 0], tables.sum(0)[:, 1], tables.sum(0)[:, 2]
+    widths, gradient_widths = tables.max(0).values[:, :2].unbind(1)
+    counts, fingerprints = tables.sum(0)[:, 2:].unbind(1)
     for index in range(len(sketches)):
         seen = sorted(set(tables[:, index, 0].tolist()) - {0})
         if len(seen) > 1:
             raise ValueError(f"the ranks saw features of different widths, {seen}, for sketch {index}")
     present = [index for index in range(len(sketches)) if widths[index] > 0]
     for index in present:
-        sketches[index].allocate(int(widths[index]), device)
+        sketches[index].allocate(int(widths[index]), device, int(gradient_widths[index]))
         sketches[index].count, sketches[index].fingerprint = int(counts[index]), int(fingerprints[index])
     for dtype in dict.fromkeys((sketches[0].dtype, torch.float64)):
         sums = [value for index in present for value in sketches[index].sums() if value.dtype == dtype]

@@ -5,10 +5,10 @@ import sys
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from tests.callbacks.training import DigitsNet, digits
 from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityMonitor
+from tests.callbacks.training import DigitsNet, digits
 
 
 def main(root, devices, num_samples, epochs):

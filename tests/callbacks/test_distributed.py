@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import torch
-from tests.callbacks.training import digits, features, new_network
-from tests.sketch import exact
 from torch.utils.data import TensorDataset
 
 from lightning_sim import read_history
+from tests.callbacks.training import digits, features, new_network
+from tests.sketch import exact
 
 
 def launch(tmp_path, devices, num_samples, epochs=2):

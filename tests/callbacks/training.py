@@ -53,17 +53,15 @@ class DigitsNet(LightningModule):
 
 def fit(callbacks=(), *, network=None, epochs=3, validate=True, root=".", logger=False, ckpt_path=None, **options):
     """A short training; returns the trainer and the trained network."""
-    network = network or new_network()
+    network = new_network() if network is None else network
     seed_everything(2, verbose=False)
     trainer = Trainer(
         max_epochs=epochs,
         callbacks=list(callbacks),
         default_root_dir=str(root),
-        logger=logger,
         accelerator="cpu",
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"enable_checkpointing": False} | options,
+        **{"logger": logger, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        | options,
     )
     train = DataLoader(digits(0, 300), batch_size=50, shuffle=True)
     validation = DataLoader(digits(300, 420), batch_size=50) if validate else None

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.sketch.data import related, sketched
 
 from lightning_sim.sketch import Sketch, all_reduce_sketches
+from tests.sketch.data import related, sketched
 
 WORLD = 3
 SETTINGS = {"num_buckets": 256, "num_projections": 128}
