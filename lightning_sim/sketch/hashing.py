@@ -34,6 +34,11 @@ def sample_signs(sample_ids: Tensor, seed: int) -> Tensor:
     return _signs(_hash(sample_ids, seed, _SIGN_STREAM))
 
 
+def token_ids(sample_ids: Tensor, positions: Tensor) -> Tensor:
+    """An id for every position of every sample, (n,) int64: hashed, since the number of positions varies."""
+    return _mix(_mix(sample_ids) + positions)
+
+
 def fingerprint(sample_ids: Tensor) -> int:
     """Order-free, additive fingerprint of a set of samples: the sum of their hashes, wrapped to 64 bits."""
     return int(_hash(sample_ids.to(torch.int64), 0, _FINGERPRINT_STREAM).sum())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -168,6 +168,23 @@ def test_scalars_and_figures_share_their_step_and_the_record_holds_all(tmp_path)
     assert read.matrix("cka") == monitor.history.matrix("cka")
     assert "similarity/jsd" in (tmp_path / "csv/lightning_logs/version_0/metrics.csv").read_text()
     assert all(value > 0 for value in read.trajectory("seconds").values)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wandb_holds_the_same_numbers_and_the_heatmaps(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / kind))
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka", "jsd"))
+    fit([monitor], root=tmp_path, logger=logger, epochs=2)
+    logger.experiment.finish()
+    read = read_history(tmp_path, source="wandb")
+    assert [{**row, "run": None} for row in read.to_records() if row["measure"] != "seconds"] == [
+        {**row, "run": None} for row in monitor.history.to_records() if row["measure"] != "seconds"
+    ]
+    images = [path.name for path in tmp_path.rglob("*.png")]
+    assert len([name for name in images if "features" in name]) == 2
 
 
 def test_the_record_is_written_measurement_by_measurement(tmp_path):
