@@ -8,8 +8,10 @@ from lightning_sim.functional.correlation import (
     spearman_correlation,
 )
 from lightning_sim.functional.deconfounding import deconfounded_centered_kernel_alignment
+from lightning_sim.functional.fisher import fisher_rao_distance, fisher_rao_norm, task2vec, task2vec_similarity
 from lightning_sim.functional.hsic import hsic
 from lightning_sim.functional.linear_regression import linear_regression_r2
+from lightning_sim.functional.mean_embedding import kernel_mean_embedding_norm
 from lightning_sim.functional.minibatch import minibatch_centered_kernel_alignment
 from lightning_sim.functional.neighbors import mutual_knn
 from lightning_sim.functional.normalized_bures_similarity import normalized_bures_similarity
@@ -29,8 +31,11 @@ __all__ = [
     "canonical_correlation",
     "centered_kernel_alignment",
     "deconfounded_centered_kernel_alignment",
+    "fisher_rao_distance",
+    "fisher_rao_norm",
     "hsic",
     "jensen_shannon_divergence",
+    "kernel_mean_embedding_norm",
     "linear_regression_r2",
     "minibatch_centered_kernel_alignment",
     "mutual_knn",
@@ -44,5 +49,7 @@ __all__ = [
     "representational_similarity_analysis",
     "spearman_correlation",
     "svcca",
+    "task2vec",
+    "task2vec_similarity",
     "weight_centered_kernel_alignment",
 ]

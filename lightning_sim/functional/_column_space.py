@@ -18,13 +18,16 @@ def column_space_basis(x: Tensor) -> Tensor:
     Columns are divided by the norm they had before centring. The span stays the same, and the rounding of
     the input, which is relative to the uncentred entries, becomes equally large in every column; so neither
     columns between 1e-4 and 1e4 nor a large mean make noise look like a direction, or a direction like noise.
+    The basis of an `x` without variance is empty.
     """
-    columns = center_columns(x)
+    columns: Tensor = center_columns(x)
     varies = columns.detach().any(0)
     scale = x.detach()[:, varies].abs().amax(0)  # before squaring: the squares may leave the range
     columns = columns[:, varies] / scale
     columns = columns / torch.linalg.vector_norm(widen(x.detach()[:, varies]) / scale, dim=0)
     n, p = columns.shape
+    if p == 0:
+        return columns
     if n > p:
         # For full rank QR is cheaper than SVD, and its derivative does not blow up at equal singular values.
         q: Tensor

@@ -26,16 +26,16 @@ def canonical_correlation(
     r"""Mean canonical correlation between the spaces that two sets of features span.
 
     With orthonormal bases $Q_x$, $Q_y$ of the centred columns, the canonical correlations $\rho_i$ are the
-    singular values of $Q_x^T Q_y$, and the value is $\sum_i \rho_i / d$ or, for "mean_squared", $R^2 =
-    \sum_i \rho_i^2 / d = \|Q_x^T Q_y\|_F^2 / d$.
+    singular values of $Q_x^T Q_y$, and the value is $\sum_i \rho_i / d$ or, for "mean_squared",
+    $R^2 = \sum_i \rho_i^2 / d = \|Q_x^T Q_y\|_F^2 / d$.
 
     Shapes: `x` (n, p1), `y` (n, p2) -> (). Range: [0, 1], no units, symmetric. Invariant to invertible
     linear maps and translations of either side and to joint permutations of the samples, hence blind to how
-    strongly a direction is expressed. Biased upwards: independent Gaussians read $R^2 \approx max(p_1, p_2)
-    / n$, and once both ranks are n - 1 all correlations are 1 whatever the data are.
+    strongly a direction is expressed. Biased upwards: independent Gaussians read an R^2 of
+    max(p1, p2) / (n - 1), and once both ranks are n - 1 all correlations are 1 whatever the data are.
 
-    Convention: columns are centred here. Rank is decided by a tolerance that follows the dtype, so that n
-    <= p and rank-deficient input is right, where plain QR adds arbitrary directions. The divisor d is the
+    Convention: columns are centred here. Rank is decided by a tolerance that follows the dtype, so that
+    n <= p and rank-deficient input is right, where plain QR adds arbitrary directions. The divisor d is the
     smaller *width* unless `divisor` says otherwise, as in the paper: directions that a rank-deficient side
     lacks count as uncorrelated. Some code divides by the first width, or returns one minus the value.
 
@@ -69,9 +69,9 @@ def canonical_correlation(
     check_choice(summary, "summary", ("mean", "mean_squared"))
     check_choice(divisor, "divisor", ("min_width", "min_rank"))
     x, y = check_pair(x, y)
-    if warn_if_constant(center_columns(x), center_columns(y)):
-        return x.new_tensor(torch.nan)
     q_x, q_y = column_space_basis(x), column_space_basis(y)
+    if warn_if_constant(q_x, q_y):
+        return x.new_tensor(torch.nan)
     count = min(x.shape[1], y.shape[1]) if divisor == "min_width" else min(q_x.shape[1], q_y.shape[1])
     return _mean_correlation(q_x, q_y, summary, count).to(x.dtype)
 
@@ -97,8 +97,8 @@ def svcca(x: Tensor, y: Tensor, *, variance: float = 0.99, summary: Summary = "m
     Args:
         x: representation of n samples.
         y: another representation of the same samples in the same order.
-        variance: share of the variance to keep on each side, in (0, 1]. A tail whose share is
-            below the machine epsilon of the input's dtype is dropped even at 1.
+        variance: share of the variance to keep on each side, in (0, 1]. A tail whose share is below the
+            machine epsilon of the input's dtype is dropped even at 1.
         summary: "mean" of the correlations or "mean_squared".
 
     Returns:
@@ -179,9 +179,9 @@ def pwcca(x: Tensor, y: Tensor, *, weights_from: Literal["x", "y"] = "x") -> Ten
     """
     check_choice(weights_from, "weights_from", ("x", "y"))
     x, y = check_pair(x, y)
-    if warn_if_constant(center_columns(x), center_columns(y)):
-        return x.new_tensor(torch.nan)
     q_x, q_y = column_space_basis(x), column_space_basis(y)
+    if warn_if_constant(q_x, q_y):
+        return x.new_tensor(torch.nan)
     u, correlations, vh = torch.linalg.svd(q_x.T @ q_y, full_matrices=False)
     variates, features = (q_x @ u, x) if weights_from == "x" else (q_y @ vh.T, y)
     weights = (variates.T @ unit_scale(center_columns(features))).abs().sum(1)

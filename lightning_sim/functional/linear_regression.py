@@ -20,8 +20,8 @@ def linear_regression_r2(x: Tensor, y: Tensor) -> Tensor:
 
     Shapes: `x` (n, p1), `y` (n, p2) -> (). Range: [0, 1], no units, not symmetric. Invariant to invertible
     linear maps of y, to orthogonal maps and isotropic scaling of x, to translations of either side and to
-    joint permutations of the samples. Biased upwards: unrelated representations read about rank(y) / (n -
-    1), and 1 once y has rank n - 1.
+    joint permutations of the samples. Biased upwards: unrelated representations read about
+    rank(y) / (n - 1), and 1 once y has rank n - 1.
 
     Convention: y predicts x, as in the paper. Columns are centred here; some code leaves that to the
     caller. Rank is decided by a tolerance that follows the dtype, so that n <= p2 and rank-deficient y are
@@ -53,8 +53,8 @@ def linear_regression_r2(x: Tensor, y: Tensor) -> Tensor:
         1.00 0.25
     """
     x, y = check_pair(x, y)
-    target = unit_scale(center_columns(x))
-    if warn_if_constant(target, center_columns(y)):
+    target, basis = unit_scale(center_columns(x)), column_space_basis(y)
+    if warn_if_constant(target, basis):
         return x.new_tensor(torch.nan)
-    explained = (column_space_basis(y).T @ target).square().sum()
+    explained = (basis.T @ target).square().sum()
     return (explained / target.square().sum()).clamp(max=1).to(x.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,34 +71,40 @@ def mutual_knn(
         )
     if warn_if_constant(center_columns(x), center_columns(y)):
         return x.new_tensor(torch.nan)
-    keys_x, keys_y = _search_keys(x.detach(), metric), _search_keys(y.detach(), metric)
+    search_x, search_y = _search(x.detach(), metric), _search(y.detach(), metric)
     shared = 0
     for block in torch.split(torch.arange(n, device=x.device), max(1, _BLOCK_ENTRIES // n)):
-        shared += int((_neighbors(*keys_x, block, k) & _neighbors(*keys_y, block, k)).sum())
+        shared += int((_neighbors(search_x, block, k) & _neighbors(search_y, block, k)).sum())
     return x.new_tensor(shared / (n * k))
 
 
-def _search_keys(x: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """Rows (n, p) and offsets (n,) such that the nearest j to i maximise `rows[i] @ rows[j] - offsets[j]`."""
-    if metric == "euclidean":
-        rows = center_columns(x)  # changes no distance, but keeps the digits that a large mean would take
-        return rows, rows.square().sum(1) / 2
-    rows = widen(x)
+class _Search(NamedTuple):
+    """What the nearest samples j to i maximise: `rows[i] @ rows[j] - offsets[j]`, up to `rounding[i]`."""
+
+    rows: Tensor
+    offsets: Tensor
+    rounding: Tensor
+
+
+def _search(x: Tensor, metric: str) -> _Search:
+    rows = center_columns(x) if metric == "euclidean" else widen(x)  # a large mean would take the digits
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
     if metric == "cosine":
-        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        rows = rows / norms.where(norms > 0, 1)
-    return rows, rows.new_zeros(rows.shape[0])
+        rows = rows / norms.where(norms > 0, 1)[:, None]
+        norms = torch.ones_like(norms)
+    offsets = norms.square() / 2 if metric == "euclidean" else torch.zeros_like(norms)
+    # Equal scores differ by the rounding of the product, which is another one on every device.
+    rounding = 64 * torch.finfo(rows.dtype).eps * (norms * norms.max() + offsets.max())
+    return _Search(rows, offsets, rounding)
 
 
-def _neighbors(rows: Tensor, offsets: Tensor, block: Tensor, k: int) -> Tensor:
+def _neighbors(search: _Search, block: Tensor, k: int) -> Tensor:
     """Mask (block, n) of the k nearest samples of those in `block`, ties resolved by index."""
-    scores: Tensor = rows[block] @ rows.T - offsets
+    scores = search.rows[block] @ search.rows.T - search.offsets
     scores.scatter_(1, block[:, None], -torch.inf)
     kth = scores.topk(k, dim=1).values[:, -1:]
-    # Equal scores differ by the rounding of the product, which is another one on every device.
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    rounding = 64 * torch.finfo(rows.dtype).eps * (norms[block, None] * norms.max() + offsets.max())
-    nearer: Tensor = scores > kth + rounding
-    tied: Tensor = (scores >= kth - rounding) & ~nearer
+    rounding = search.rounding[block, None]
+    nearer = scores > kth + rounding
+    tied = (scores >= kth - rounding) & ~nearer
     vacancies = k - nearer.sum(1, keepdim=True)
     return nearer | (tied & (tied.cumsum(1) <= vacancies))

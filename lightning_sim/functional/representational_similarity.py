@@ -76,7 +76,7 @@ def representational_similarity_analysis(
         if bool(pairs.isnan().any()):
             return undefined(f"`{name}` holds samples with the same value in all features", x)
         if compare == "spearman":
-            pairs = average_ranks(_join_ties(pairs))
+            pairs = average_ranks(pairs, rounding=64 * torch.finfo(pairs.dtype).eps * float(pairs.max()))
         pairs = center_columns(pairs[:, None])
         if not bool(pairs.any()):
             return undefined(f"`{name}` has only equally dissimilar pairs of samples", x)
@@ -92,14 +92,3 @@ def _dissimilarities(x: Tensor, dissimilarity: str) -> Tensor:
     rows = center_columns(x.T).T
     rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return torch.pdist(rows).square() / 2
-
-
-def _join_ties(values: Tensor) -> Tensor:
-    """`values` (m,) with those that differ by rounding only set to the smallest of their group."""
-    ordered, order = values.sort()
-    rounding = 64 * torch.finfo(values.dtype).eps * ordered[-1]
-    starts_group = ordered.diff(prepend=ordered[:1]) > rounding
-    first_of_group = (
-        torch.where(starts_group, torch.arange(len(values), device=values.device), 0).cummax(0).values
-    )
-    return torch.empty_like(values).scatter(0, order, ordered[first_of_group])

@@ -1,0 +1,276 @@
+"""What every measure ignores, what it does not, its range and its symmetry, on random data.
+
+What HSIC, CKA, CCA, SVCCA, PWCCA and linear regression ignore is Table 1 of Kornblith et al. 2019. It is told here
+for each argument by itself: PWCCA, for one, is sensitive to the side that gives the weights only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_sim.functional import (
+    angular_procrustes_distance,
+    canonical_correlation,
+    centered_kernel_alignment,
+    deconfounded_centered_kernel_alignment,
+    hsic,
+    linear_regression_r2,
+    minibatch_centered_kernel_alignment,
+    mutual_knn,
+    normalized_bures_similarity,
+    procrustes_distance,
+    product_kernel_similarity,
+    pwcca,
+    representational_similarity_analysis,
+    svcca,
+)
+
+bounded = settings(max_examples=10, derandomize=True, deadline=None, database=None)
+seeds = st.integers(0, 2**32 - 1)
+
+INVERTIBLE, ORTHOGONAL, SCALING, TRANSLATION = "invertible linear", "orthogonal", "isotropic scaling", "translation"
+MAPS = (INVERTIBLE, ORTHOGONAL, SCALING, TRANSLATION)
+ALL = {INVERTIBLE, ORTHOGONAL, SCALING, TRANSLATION}
+SHAPE = {ORTHOGONAL, SCALING, TRANSLATION}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A function of matrices with the same samples, and what is claimed of it."""
+
+    function: Callable[..., Tensor]
+    ignores: tuple[set[str], ...]  # which maps of each argument
+    low: float
+    high: float
+    itself: float | None = 1.0  # the value for two equal sides
+    symmetric: bool = True
+    permutable: bool = True  # the order of the samples does not matter
+    sides: tuple[tuple[int, ...], tuple[int, ...]] = ((0,), (1,))  # positions of the arguments of x and of y
+
+    def swap(self, arguments: list[Tensor]) -> list[Tensor]:
+        return self._replace(
+            arguments, {**dict(zip(*self.sides, strict=True)), **dict(zip(*self.sides[::-1], strict=True))}
+        )
+
+    def equal_sides(self, arguments: list[Tensor]) -> list[Tensor]:
+        return self._replace(arguments, dict(zip(*self.sides[::-1], strict=True)))
+
+    def _replace(self, arguments: list[Tensor], sources: dict[int, int]) -> list[Tensor]:
+        return [arguments[sources.get(position, position)] for position in range(len(arguments))]
+
+
+cka, rsa, product = centered_kernel_alignment, representational_similarity_analysis, product_kernel_similarity
+four = ((0, 1), (2, 3))
+MEASURES = {
+    "hsic_unbiased": Measure(hsic, ({ORTHOGONAL, TRANSLATION},) * 2, -math.inf, math.inf, None),
+    "hsic_biased": Measure(partial(hsic, estimator="biased"), ({ORTHOGONAL, TRANSLATION},) * 2, 0, math.inf, None),
+    "cka": Measure(cka, (SHAPE,) * 2, -1, 1),
+    "cka_biased": Measure(partial(cka, estimator="biased"), (SHAPE,) * 2, 0, 1),
+    "cka_uncentred": Measure(partial(cka, estimator="biased", center=False), ({ORTHOGONAL, SCALING},) * 2, 0, 1),
+    "cka_rbf": Measure(partial(cka, kernel="rbf", bandwidth=0.5), (SHAPE,) * 2, -1, 1),
+    "cka_rbf_biased": Measure(
+        partial(cka, kernel="rbf", estimator="biased", bandwidth_rule="median_squared"), (SHAPE,) * 2, 0, 1
+    ),
+    "cka_minibatch": Measure(
+        partial(minibatch_centered_kernel_alignment, batch_size=6), (SHAPE,) * 2, -1, 1, permutable=False
+    ),
+    "cka_deconfounded": Measure(deconfounded_centered_kernel_alignment, (SHAPE,) * 3, 0, 1),
+    "cka_deconfounded_unprojected": Measure(
+        partial(deconfounded_centered_kernel_alignment, project_psd=False), (SHAPE,) * 3, -1, 1
+    ),
+    "nbs": Measure(normalized_bures_similarity, (SHAPE,) * 2, 0, 1),
+    "product_cka": Measure(product, ({ORTHOGONAL, SCALING},) * 4, -1, 1, sides=four),
+    "product_cka_of_centred_factors": Measure(
+        partial(product, center_factors=True, estimator="biased"), (SHAPE,) * 4, 0, 1, sides=four
+    ),
+    "product_nbs": Measure(partial(product, measure="nbs"), ({ORTHOGONAL, SCALING},) * 4, 0, 1, sides=four),
+    "cca_mean": Measure(canonical_correlation, (ALL,) * 2, 0, 1),
+    "cca_mean_squared": Measure(partial(canonical_correlation, summary="mean_squared"), (ALL,) * 2, 0, 1),
+    "cca_min_rank": Measure(partial(canonical_correlation, divisor="min_rank"), (ALL,) * 2, 0, 1),
+    "svcca": Measure(partial(svcca, variance=0.9), (SHAPE,) * 2, 0, 1),
+    "svcca_mean_squared": Measure(partial(svcca, variance=0.9, summary="mean_squared"), (SHAPE,) * 2, 0, 1),
+    "pwcca": Measure(pwcca, ({SCALING, TRANSLATION}, ALL), 0, 1, symmetric=False),
+    "pwcca_from_y": Measure(partial(pwcca, weights_from="y"), (ALL, {SCALING, TRANSLATION}), 0, 1, symmetric=False),
+    "linear_regression": Measure(linear_regression_r2, (SHAPE, ALL), 0, 1, symmetric=False),
+    "procrustes": Measure(procrustes_distance, (SHAPE,) * 2, 0, math.sqrt(2), 0),
+    "procrustes_squared": Measure(partial(procrustes_distance, squared=True), (SHAPE,) * 2, 0, 2, 0),
+    "procrustes_size_and_shape": Measure(
+        partial(procrustes_distance, normalize=False), ({ORTHOGONAL, TRANSLATION},) * 2, 0, math.inf, 0
+    ),
+    "procrustes_uncentred": Measure(
+        partial(procrustes_distance, center=False), ({ORTHOGONAL, SCALING},) * 2, 0, math.sqrt(2), 0
+    ),
+    "procrustes_angular": Measure(angular_procrustes_distance, (SHAPE,) * 2, 0, math.pi / 2, 0),
+    "procrustes_angular_uncentred": Measure(
+        partial(angular_procrustes_distance, center=False), ({ORTHOGONAL, SCALING},) * 2, 0, math.pi / 2, 0
+    ),
+    "knn_cosine": Measure(partial(mutual_knn, k=3), ({ORTHOGONAL, SCALING},) * 2, 0, 1),
+    "knn_euclidean": Measure(partial(mutual_knn, k=3, metric="euclidean"), (SHAPE,) * 2, 0, 1),
+    "knn_inner_product": Measure(partial(mutual_knn, k=3, metric="inner_product"), ({ORTHOGONAL, SCALING},) * 2, 0, 1),
+    "rsa_correlation": Measure(rsa, ({SCALING},) * 2, -1, 1),
+    "rsa_correlation_pearson": Measure(partial(rsa, compare="pearson"), ({SCALING},) * 2, -1, 1),
+    "rsa_euclidean": Measure(partial(rsa, dissimilarity="euclidean"), (SHAPE,) * 2, -1, 1),
+    "rsa_euclidean_pearson": Measure(partial(rsa, dissimilarity="euclidean", compare="pearson"), (SHAPE,) * 2, -1, 1),
+}
+PAIR = MEASURES["cka"]  # for tests that need any two representations
+every_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+
+
+def arguments_of(measure: Measure, draw: np.random.Generator) -> list[Tensor]:
+    """Matrices of full rank with shared factors, widths 3 to 6 and means that are not zero."""
+    n = int(draw.integers(14, 25))
+    factors = draw.standard_normal((n, 3))
+    widths = draw.integers(3, 7, len(measure.ignores))
+    return [
+        torch.from_numpy(
+            factors @ draw.standard_normal((3, p)) + draw.standard_normal((n, p)) + draw.standard_normal(p)
+        )
+        for p in widths
+    ]
+
+
+def mapped(x: Tensor, kind: str, draw: np.random.Generator) -> Tensor:
+    p = x.shape[1]
+    if kind == SCALING:
+        return x * float(draw.choice([-1, 1]) * 10 ** draw.uniform(-3, 3))
+    if kind == TRANSLATION:
+        return x + torch.from_numpy(10 * draw.standard_normal(p))
+    left, right = (np.linalg.qr(draw.standard_normal((p, p)))[0] for _ in range(2))
+    stretch = np.ones(p) if kind == ORTHOGONAL else np.geomspace(0.1, 10, p)
+    return x @ torch.from_numpy(left * stretch @ right)
+
+
+def replaced(arguments: list[Tensor], position: int, by: Tensor) -> list[Tensor]:
+    return [*arguments[:position], by, *arguments[position + 1 :]]
+
+
+def relative_changes(measure: Measure, change: Callable[..., list[Tensor]], seed_range: range) -> Iterator[float]:
+    for seed in seed_range:
+        draw = np.random.default_rng(seed)
+        arguments = arguments_of(measure, draw)
+        before = float(measure.function(*arguments))
+        yield abs(float(measure.function(*change(arguments, draw))) / before - 1)
+
+
+INVARIANCES, VARIANCES = (
+    [
+        pytest.param(measure, position, kind, id=f"{name}-{position}-{kind}".replace(" ", "_"))
+        for name, measure in MEASURES.items()
+        for position, ignored in enumerate(measure.ignores)
+        for kind in MAPS
+        if (kind in ignored) == invariant
+    ]
+    for invariant in (True, False)
+)
+
+
+@pytest.mark.parametrize(("measure", "position", "kind"), INVARIANCES)
+@bounded
+@given(seed=seeds)
+def test_invariance(measure: Measure, position: int, kind: str, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    arguments = arguments_of(measure, draw)
+    changed = replaced(arguments, position, mapped(arguments[position], kind, draw))
+    torch.testing.assert_close(measure.function(*changed), measure.function(*arguments), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("measure", "position", "kind"), VARIANCES)
+def test_absence_of_invariance(measure: Measure, position: int, kind: str) -> None:
+    changes = relative_changes(
+        measure,
+        lambda arguments, draw: replaced(arguments, position, mapped(arguments[position], kind, draw)),
+        range(8),
+    )
+    # Not on a rare example: typically, and by far more than rounding.
+    assert np.median(list(changes)) > 1e-3
+
+
+@every_measure
+@bounded
+@given(seed=seeds)
+def test_range(measure: Measure, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    arguments = arguments_of(measure, draw)
+    unrelated = [torch.from_numpy(draw.standard_normal(argument.shape)) for argument in arguments]
+    for matrices in (arguments, unrelated, measure.equal_sides(arguments)):
+        assert measure.low <= float(measure.function(*matrices)) <= measure.high
+
+
+@every_measure
+@bounded
+@given(seed=seeds)
+def test_equal_sides(measure: Measure, seed: int) -> None:
+    arguments = measure.equal_sides(arguments_of(measure, np.random.default_rng(seed)))
+    value = float(measure.function(*arguments))
+    if measure.itself is None:
+        assert value > 0
+    else:
+        assert value == pytest.approx(measure.itself, abs=1e-10)
+
+
+@pytest.mark.parametrize("measure", [pytest.param(m, id=name) for name, m in MEASURES.items() if m.symmetric])
+@bounded
+@given(seed=seeds)
+def test_symmetry(measure: Measure, seed: int) -> None:
+    arguments = arguments_of(measure, np.random.default_rng(seed))
+    torch.testing.assert_close(
+        measure.function(*measure.swap(arguments)), measure.function(*arguments), rtol=1e-10, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("measure", [pytest.param(m, id=name) for name, m in MEASURES.items() if not m.symmetric])
+def test_absence_of_symmetry(measure: Measure) -> None:
+    assert np.median(list(relative_changes(measure, lambda arguments, _: measure.swap(arguments), range(8)))) > 1e-3
+
+
+def joint_permutation(arguments: list[Tensor], draw: np.random.Generator) -> list[Tensor]:
+    order = torch.from_numpy(draw.permutation(len(arguments[0])))
+    return [argument[order] for argument in arguments]
+
+
+@pytest.mark.parametrize("measure", [pytest.param(m, id=name) for name, m in MEASURES.items() if m.permutable])
+@bounded
+@given(seed=seeds)
+def test_joint_permutation_of_samples(measure: Measure, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    arguments = arguments_of(measure, draw)
+    torch.testing.assert_close(
+        measure.function(*joint_permutation(arguments, draw)), measure.function(*arguments), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_batches_see_the_order_of_the_samples() -> None:
+    assert np.median(list(relative_changes(MEASURES["cka_minibatch"], joint_permutation, range(8)))) > 1e-3
+
+
+@every_measure
+def test_the_pairing_of_the_samples_matters(measure: Measure) -> None:
+    # A measure of each side by itself would pass every test of invariance.
+    def permute_one_side(arguments: list[Tensor], draw: np.random.Generator) -> list[Tensor]:
+        order = torch.from_numpy(draw.permutation(len(arguments[0])))
+        for position in measure.sides[0]:
+            arguments = replaced(arguments, position, arguments[position][order])
+        return arguments
+
+    assert np.median(list(relative_changes(measure, permute_one_side, range(8)))) > 1e-2
+
+
+@bounded
+@given(seed=seeds)
+def test_cosine_neighbours_ignore_the_length_of_each_sample(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    x, y = arguments_of(PAIR, draw)
+    lengths = torch.from_numpy(draw.uniform(0.1, 10, (len(x), 1)))
+    assert mutual_knn(lengths * x, y, k=3) == mutual_knn(x, y, k=3)
+    assert mutual_knn(lengths * x, x, k=3, metric="inner_product") < 1
+    assert mutual_knn(lengths * x, x, k=3, metric="euclidean") < 1
