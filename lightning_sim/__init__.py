@@ -8,14 +8,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_sim.callbacks import SimilarityMonitor
     from lightning_sim.history import SimilarityHistory, read_history
+    from lightning_sim.metrics import (
+        CanonicalCorrelation,
+        CenteredKernelAlignment,
+        NormalizedBuresSimilarity,
+        OutputDivergence,
+        PredictionAgreement,
+        RankCorrelation,
+        WeightCenteredKernelAlignment,
+    )
     from lightning_sim.reference import Reference
     from lightning_sim.sketch import Sketch
 
 __version__ = "0.1.0"
 
-__all__ = ["Reference", "SimilarityHistory", "SimilarityMonitor", "Sketch", "read_history"]
+__all__ = [
+    "CanonicalCorrelation",
+    "CenteredKernelAlignment",
+    "NormalizedBuresSimilarity",
+    "OutputDivergence",
+    "PredictionAgreement",
+    "RankCorrelation",
+    "Reference",
+    "SimilarityHistory",
+    "SimilarityMonitor",
+    "Sketch",
+    "WeightCenteredKernelAlignment",
+    "read_history",
+]
 
 _HOME = {
+    "CanonicalCorrelation": "lightning_sim.metrics",
+    "CenteredKernelAlignment": "lightning_sim.metrics",
+    "NormalizedBuresSimilarity": "lightning_sim.metrics",
+    "OutputDivergence": "lightning_sim.metrics",
+    "PredictionAgreement": "lightning_sim.metrics",
+    "RankCorrelation": "lightning_sim.metrics",
+    "WeightCenteredKernelAlignment": "lightning_sim.metrics",
     "Reference": "lightning_sim.reference",
     "SimilarityHistory": "lightning_sim.history",
     "SimilarityMonitor": "lightning_sim.callbacks",

@@ -15,8 +15,9 @@ from lightning_sim.functional import (
     rank_correlation,
     weight_centered_kernel_alignment,
 )
+from lightning_sim.probe.representations import sketched
 from lightning_sim.probe.snapshot import Snapshot
-from lightning_sim.sketch import Sketch, centered_kernel_alignment_matrix
+from lightning_sim.sketch import Sketch, Tang2020Sketch, centered_kernel_alignment_matrix, transport_map_matrix
 
 __all__ = ["LAYER_MEASURES", "OUTPUT_MEASURES", "compare_layers", "compare_outputs", "compare_weights"]
 
@@ -44,7 +45,7 @@ def compare_layers(
         reference: what it is compared with, on the same probe.
         pairs: layer of the network -> layer of the reference.
         measures: of ``"cka"`` and ``"nbs"``.
-        representation: under whose name the values go.
+        representation: what of the layers is compared.
         estimator: of CKA.
 
     Returns:
@@ -52,22 +53,21 @@ def compare_layers(
         layer -> why a value could not be computed.
     """
     rows, columns = list(pairs), list(dict.fromkeys(pairs.values()))
-    problems = {layer: f"{problem} (in the reference)" for layer, problem in _problems(reference, columns).items()}
-    problems = {mine: problems[theirs] for mine, theirs in pairs.items() if theirs in problems}
-    problems |= _problems(current, rows)
+    problems = {
+        name: f"{problem} (in the reference)" for name, problem in _problems(reference, columns, representation).items()
+    }
+    problems |= _problems(current, rows, representation)
     values: dict[str, float] = {}
     matrices = []
     if "cka" in measures:
-        matrix = _cka_matrix(current, reference, rows, columns, estimator)
+        matrix = _matrix(current, reference, rows, columns, "cka", representation, estimator)
         matrices.append(SimilarityMatrix("cka", representation, tuple(rows), tuple(columns), matrix))
         for index, (mine, theirs) in enumerate(pairs.items()):
             values[f"cka/{representation}/{mine}"] = float(matrix[index, columns.index(theirs)])
     if "nbs" in measures:
         for mine, theirs in pairs.items():
-            usable = mine in current.sketches and theirs in reference.sketches
-            values[f"nbs/{representation}/{mine}"] = (
-                float(current.sketches[mine].nbs(reference.sketches[theirs])) if usable else float("nan")
-            )
+            value = _matrix(current, reference, [mine], [theirs], "nbs", representation, estimator)
+            values[f"nbs/{representation}/{mine}"] = float(value[0, 0])
     return values, matrices, problems
 
 
@@ -112,26 +112,53 @@ def compare_weights(
     )
 
 
-def _cka_matrix(
-    current: Snapshot, reference: Snapshot, rows: Sequence[str], columns: Sequence[str], estimator: str
+def _matrix(
+    current: Snapshot,
+    reference: Snapshot,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    measure: str,
+    representation: str,
+    estimator: str,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """(rows, columns), NaN where one side has no sketch."""
     matrix = np.full((len(rows), len(columns)), np.nan, dtype=np.float32)
-    mine = [index for index, layer in enumerate(rows) if layer in current.sketches]
-    theirs = [index for index, layer in enumerate(columns) if layer in reference.sketches]
+    names = sketched([representation])
+    mine = [index for index, layer in enumerate(rows) if all(layer in current.of(name) for name in names)]
+    theirs = [index for index, layer in enumerate(columns) if all(layer in reference.of(name) for name in names)]
     if mine and theirs:
-        values = centered_kernel_alignment_matrix(
-            [current.sketches[rows[index]] for index in mine],
-            [reference.sketches[columns[index]] for index in theirs],
-            estimator=estimator,
+        values = _similarities(
+            [tuple(current.of(name)[rows[index]] for name in names) for index in mine],
+            [tuple(reference.of(name)[columns[index]] for name in names) for index in theirs],
+            measure,
+            estimator,
         )
         matrix[np.ix_(mine, theirs)] = values.to("cpu", torch.float32).numpy()
     return matrix
 
 
-def _problems(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, str]:
-    found = {layer: snapshot.problems[layer] for layer in layers if layer in snapshot.problems}
+def _similarities(
+    rows: Sequence[tuple[Sketch, ...]], columns: Sequence[tuple[Sketch, ...]], measure: str, estimator: str
+) -> Tensor:
+    if len(rows[0]) == 2:
+        return transport_map_matrix([(f, g) for f, g in rows], [(f, g) for f, g in columns], measure)
+    mine, theirs = ([sketch for (sketch,) in side] for side in (rows, columns))
+    if measure == "cka" and not isinstance(mine[0], Tang2020Sketch):
+        return centered_kernel_alignment_matrix(mine, theirs, estimator=estimator)
+    values = [[float(getattr(a, measure)(b)) for b in theirs] for a in mine]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _problems(snapshot: Snapshot, layers: Sequence[str], representation: str) -> dict[str, str]:
+    found = {}
     for layer in layers:
-        sketch: Sketch | None = snapshot.sketches.get(layer)
-        if layer not in found and (problem := sketch.problem() if sketch is not None else "holds no samples"):
-            found[layer] = problem
+        known = snapshot.problem_of(layer, representation)
+        if known is not None:
+            found[known[0]] = known[1]
+            continue
+        for name in sketched([representation]):
+            sketch = snapshot.of(name).get(layer)
+            problem = sketch.problem() if sketch is not None else "holds no samples"
+            if problem is not None:
+                found[layer if name == "features" else f"{name} of {layer}"] = problem
     return found

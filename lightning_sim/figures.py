@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_sim._labels import shortened
 from lightning_sim._measurement import SimilarityMatrix, split_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 
     Lines = Mapping[str, Trajectory]
 
-__all__ = ["comparison_figure", "correlation_figure", "history_figure", "matrix_figure", "trajectories_figure", "trajectory_figure"]
+__all__ = [
+    "comparison_figure",
+    "correlation_figure",
+    "history_figure",
+    "matrix_figure",
+    "trajectories_figure",
+    "trajectory_figure",
+]
 
 # Measures that live in [0, 1]: one colour means the same in every figure.
 _UNIT_RANGE = {"cka", "nbs", "wcka", "mutual_knn", "svcca", "pwcca", "cca"}
@@ -60,9 +68,7 @@ def trajectory_figure(trajectory: Trajectory) -> Figure:
     return figure
 
 
-def trajectories_figure(
-    history: SimilarityHistory, measure: str = "cka", representation: str = "features"
-) -> Figure:
+def trajectories_figure(history: SimilarityHistory, measure: str = "cka", representation: str = "features") -> Figure:
     """All layers of one measure over the epochs, coloured by depth.
 
     Raises:
@@ -169,7 +175,7 @@ def correlation_figure(
     layers = list(lines)
     count = min(len(layers), _MOST_SCATTER_PANELS)
     shown = [layers[index] for index in np.linspace(0, len(layers) - 1, count).round().astype(int)]
-    columns = min(count, 4)
+    columns = count if count <= 4 else math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     figure = _new_figure(2.5 * columns + 1.1, 2.4 * rows + 0.6)
     few = "" if count == len(layers) else f", {count} of {len(layers)} layers"
@@ -243,9 +249,7 @@ def _draw_matrix(axes: Axes, matrix: SimilarityMatrix, title: str, side: float) 
     plain: dict[str, Any] = {"fontsize": min(8.5, max(6.0, 40 * side)), "color": _DARK, "parse_math": False}
     stride = max(1, math.ceil(0.12 / side))
     shown_columns, shown_rows = (range(0, count, stride) for count in values.shape[::-1])
-    axes.set_xticks(
-        shown_columns, [_label(matrix.columns[index]) for index in shown_columns], rotation=90, **plain
-    )
+    axes.set_xticks(shown_columns, [_label(matrix.columns[index]) for index in shown_columns], rotation=90, **plain)
     axes.set_yticks(shown_rows, [_label(matrix.rows[index]) for index in shown_rows], **plain)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -256,9 +260,7 @@ def _draw_matrix(axes: Axes, matrix: SimilarityMatrix, title: str, side: float) 
         for (row, column), value in np.ndenumerate(matrix.values):
             dark_cell = value > low + 0.55 * (high - low)
             text = f"{value:.2f}" if np.isfinite(value) else "n/a"
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=8, color="white" if dark_cell else _DARK
-            )
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark_cell else _DARK)
 
 
 def _draw_lines(axes: Axes, lines: Lines, colors: Sequence[Any], title: str) -> None:
@@ -372,7 +374,5 @@ def _last_epoch(history: SimilarityHistory) -> int:
 
 def _label(name: str, most: int = 30) -> str:
     """One line of printable text, shortened in the middle; a leading underscore would hide it in a legend."""
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    if len(text) > most:
-        text = f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
+    text = shortened(name, most)
     return f" {text}" if text.startswith("_") else text

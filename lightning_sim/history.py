@@ -193,7 +193,7 @@ class SimilarityHistory:
             ValueError: If nothing of these names was measured; the message says what was.
         """
         check_choice(method, "method", ("pearson", "spearman"))
-        layered = [any(split_name(name)[0] == m and "/" in name for name in self.names) for m in (first, second)]
+        layered = [not any(measure in m.values for m in self.measurements) for measure in (first, second)]
         if all(layered) and layer is None:
             x, y = self._over_layers(first, second, representation, epoch)
         elif epoch is not None:
@@ -294,9 +294,14 @@ class SimilarityHistory:
         """Two measures of every layer that has both, at one measurement."""
         found = [m for m in self.measurements if epoch is None or m.epoch == epoch]
         if not found:
-            raise ValueError(f"nothing was measured at epoch {epoch}; epochs are {_shortened(self.epochs)}")
+            at = "" if epoch is None else f" at epoch {epoch}"
+            raise ValueError(f"nothing was measured{at}; epochs are {_shortened(self.epochs) or 'none'}")
         values = found[-1].values
         names = [[f"{measure}/{representation}/{layer}" for layer in self.layers] for measure in (first, second)]
+        for measure, wanted in zip((first, second), names, strict=True):
+            if values.keys().isdisjoint(wanted):
+                held = ", ".join(self.measures) or "nothing yet"
+                raise ValueError(f"no layer has {measure}/{representation} in this measurement; measured was {held}")
         pairs = [(values[x], values[y]) for x, y in zip(*names, strict=True) if x in values and y in values]
         x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
         return x, y

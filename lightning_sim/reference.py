@@ -12,6 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim.probe.snapshot import Snapshot
+from lightning_sim.sketch import Sketch, SketchSet, load_sketches
+from lightning_sim.sketch.hashing import fingerprint
+from lightning_sim.sketch.storage import is_sketch_file
+
 __all__ = ["Reference"]
 
 _MOVING = ("init", "previous")
@@ -28,6 +33,8 @@ class Reference:
             - ``"previous"``: the network at the measurement before;
             - the path of a Lightning checkpoint (``.ckpt``), or of a state dict (``.safetensors``, ``.pt``, ``.pth``,
               ``.bin``) of a network built like the monitored one;
+            - the path of a file of sketches (``.safetensors``), as ``SimilarityMonitor(save_sketches=True)`` or
+              :func:`lightning_sim.sketch.save_sketches` writes it: the reference's network is not needed;
             - an ``nn.Module`` or ``LightningModule``, of any architecture. It is run in evaluation mode and never
               changed.
 
@@ -48,8 +55,9 @@ class Reference:
         self.kind: str
         self.module: nn.Module | None = None
         self.path: Path | None = None
+        self.saved: SketchSet | None = None
         if isinstance(source, Reference):
-            self.module, self.path, self.kind = source.module, source.path, source.kind
+            self.module, self.path, self.kind, self.saved = source.module, source.path, source.kind, source.saved
         elif isinstance(source, nn.Module):
             self.module, self.kind = source, "module"
         elif isinstance(source, str) and source in _MOVING:
@@ -57,6 +65,8 @@ class Reference:
         elif isinstance(source, str | Path):
             self.path, self.kind = Path(source), "checkpoint"
             _require_checkpoint(self.path)
+            if self.path.suffix == ".safetensors" and is_sketch_file(self.path):
+                self.kind, self.saved = "sketches", load_sketches(self.path)
         else:
             raise ValueError(
                 '`reference` must be "init", "previous", the path of a checkpoint, an nn.Module or a Reference, '
@@ -65,6 +75,17 @@ class Reference:
 
     def __repr__(self) -> str:
         return f"Reference({self.describe()})"
+
+    @classmethod
+    def from_sketches(cls, path: str | Path) -> Reference:
+        """A network of which only its saved sketches are at hand.
+
+        Raises:
+            FileNotFoundError: for a path that does not exist.
+            ValueError: when the file is damaged, or no file of sketches; it names the field.
+        """
+        load_sketches(path)  # says why, where `Reference(path)` would take another file for a state dict
+        return cls(path)
 
     def describe(self) -> dict[str, Any]:
         """Kind, and path and content hash or class, as the record states them."""
@@ -83,9 +104,53 @@ class Reference:
         Raises:
             ValueError: when the file cannot be read safely, or the keys or shapes do not fit, with their names.
         """
-        if self.path is None:
+        if self.path is None or self.saved is not None:
             return None
         return _fitted(load_state_dict(self.path), network, self.path)
+
+
+    def snapshot(
+        self,
+        probe: str,
+        num_samples: int,
+        empty: Sketch,
+        representations: Sequence[str] = ("features",),
+        gradients: str = "",
+    ) -> Snapshot | None:
+        """The saved sketches and outputs, if they can be compared with those made now; None where nothing is saved.
+
+        Args:
+            probe: fingerprint of the probe's content.
+            num_samples: of the probe.
+            empty: a sketch as it is made now.
+            representations: that are needed.
+            gradients: whose gradients are taken now, in words.
+
+        Raises:
+            ValueError: when they are of another probe, of gradients of another loss, or of other sizes or another seed,
+                with what would work.
+        """
+        if self.saved is None:
+            return None
+        sketches = {representation: dict(self.saved.of(representation)) for representation in representations}
+        settings = ("num_buckets", "num_projections", "seed", "dtype")
+        for layer, sketch in (item for layers in sketches.values() for item in layers.items()):
+            different = [name for name in settings if getattr(sketch, name) != getattr(empty, name)]
+            if different:
+                wanted = ", ".join(f"{name}={getattr(sketch, name)}" for name in different)
+                raise ValueError(f"{self.path}: the sketch of {layer!r} was made with {wanted}; monitor with the same")
+            if self.saved.probe:
+                continue
+            if (sketch.count, sketch.fingerprint) != (num_samples, fingerprint(torch.arange(num_samples))):
+                raise ValueError(
+                    f"{self.path}: the sketch of {layer!r} is of {sketch.count} samples whose ids are not those of the "
+                    f"probe, 0 to {num_samples - 1}; pass the probe that it was made on"
+                )
+        for representation in representations:
+            SketchSet({}, probe=probe, gradients=gradients).require_comparable(self.saved, representation)
+        logits = self.saved.logits if self.saved.logits is not None and len(self.saved.logits) == num_samples else None
+        problems = {} if logits is not None else {"": "of the reference is not in the file of sketches"}
+        return Snapshot(sketches, logits, None, problems)
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:

@@ -3,61 +3,29 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_sim._measurement import SimilarityMatrix
+from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
 from lightning_sim.comparison import LAYER_MEASURES, OUTPUT_MEASURES, compare_layers, compare_outputs, compare_weights
 from lightning_sim.probe import Probe, Snapshot, call_network, isolated_random_state, pair_layers
+from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.runner import ProbeRunner
-from lightning_sim.reference import Reference
-from lightning_sim.sketch import Sketch
 
-__all__ = ["DEFAULT_MEASURES", "Comparing", "Settings"]
+__all__ = ["Comparing"]
 
 _AVERAGING = ("WeightAveraging", "EMAWeightAveraging")
-DEFAULT_MEASURES = ("cka", "nbs", "wcka", "agreement", "jsd", "rank_correlation")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user asked for; see :class:`lightning_sim.SimilarityMonitor`."""
-
-    reference: Reference
-    probe: Any
-    layers: str | Sequence[str] | Mapping[str, str]
-    measures: tuple[str, ...]
-    representations: tuple[str, ...]
-    num_samples: int
-    num_buckets: int
-    num_projections: int
-    estimator: str
-    forward: Callable[[nn.Module, Any], Any]
-    seed: int
-
-    def __post_init__(self) -> None:
-        unknown = [measure for measure in self.measures if measure not in DEFAULT_MEASURES]
-        if unknown or not self.measures:
-            raise ValueError(f"`measures` must be of {', '.join(DEFAULT_MEASURES)}, got {list(self.measures)}")
-        if self.representations != ("features",):
-            raise ValueError(f"`representations` must be ('features',), got {self.representations}")
-        if self.estimator not in ("unbiased", "biased"):
-            raise ValueError(f'`estimator` must be "unbiased" or "biased", got {self.estimator!r}')
-        if self.num_samples < 4:
-            raise ValueError(f"`num_samples` must be at least 4, got {self.num_samples}")
-        self.make_sketch()  # refuses sizes that do not work
-
-    def make_sketch(self) -> Sketch:
-        """An empty sketch of these sizes."""
-        return Sketch(self.num_buckets, self.num_projections, self.seed)
 
 
 class Comparing:
@@ -100,24 +68,43 @@ class Comparing:
             )
         broken = {
             layer: problem
-            for layer, sketch in self._reference.sketches.items()
+            for layer, sketch in self._reference.of("features").items()
             if "NaN" in (problem := sketch.problem() or "")
         }
-        broken |= {layer: problem for layer, problem in self._reference.problems.items() if layer}
+        theirs = self._pairs.values()
+        broken |= {layer: problem for layer, problem in self._reference.problems.items() if layer in theirs}
         if broken:
             raise ValueError(f"the reference cannot be compared with: {_listing(broken)}")
         self._choose_output_measures()
 
     def measure(
-        self, network: nn.Module, advance: Callable[[], None]
+        self, network: nn.Module, advance: Callable[[], None], save: Callable[[Snapshot, str, str], None] | None = None
     ) -> tuple[dict[str, float], list[SimilarityMatrix], dict[str, str]]:
-        """The values and matrices of this moment, and what could not be computed, by name."""
+        """The values and matrices of this moment, and what could not be computed, by name.
+
+        `save` is given what they were computed from, the probe's fingerprint, and whose gradients were taken.
+        """
         compares_outputs = bool(self._output_measures())
-        current = self._runner.snapshot(network, list(self._pairs), keep_logits=compares_outputs, advance=advance)
+        keep_logits = compares_outputs or save is not None
+        current = self._runner.snapshot(network, list(self._pairs), keep_logits=keep_logits, advance=advance)
+        if save is not None:
+            save(current, self._fingerprint, self._gradients() or "")
         layer_measures = [measure for measure in self.measures if measure in LAYER_MEASURES]
-        values, matrices, problems = compare_layers(
-            current, self._reference, self._pairs, layer_measures, estimator=self.settings.estimator
-        )
+        values: dict[str, float] = {}
+        matrices: list[SimilarityMatrix] = []
+        problems: dict[str, str] = {}
+        for representation in self.settings.representations:
+            layer_values, layer_matrices, layer_problems = compare_layers(
+                current,
+                self._reference,
+                self._pairs,
+                layer_measures,
+                representation=representation,
+                estimator=self.settings.estimator,
+            )
+            values |= layer_values
+            matrices += layer_matrices
+            problems |= layer_problems
         if "wcka" in self.measures:
             weight_values, weight_matrices, weight_problems = compare_weights(current, self._reference)
             values |= weight_values
@@ -138,7 +125,12 @@ class Comparing:
     def names(self) -> list[str]:
         """Every name that `measure` gives a value for."""
         layered = [m for m in self.measures if m in LAYER_MEASURES]
-        names = [f"{measure}/features/{layer}" for measure in layered for layer in self._pairs]
+        names = [
+            f"{measure}/{representation}/{layer}"
+            for representation in self.settings.representations
+            for measure in layered
+            for layer in self._pairs
+        ]
         if "wcka" in self.measures and self._reference.chain is not None:
             names += [f"wcka/weights/{layer}" for layer in self._own_chain if layer in self._reference.chain]
         return names + self._output_measures()
@@ -155,9 +147,13 @@ class Comparing:
             "weights": _whose_weights(trainer),
             "layers": dict(self._pairs),
             "measures": list(self.measures),
-            "estimator": self.settings.estimator,
+            "representations": list(self.settings.representations),
+            "gradients": self._gradients(),
+            "estimator": self.settings.estimator if self.settings.sketch == "default" else "biased",
+            "pool": self.settings.pool,
             "probe": {"num_samples": self._runner.probe.size, "fingerprint": self._fingerprint},
             "sketch": {
+                "algorithm": self.settings.sketch,
                 "num_buckets": self.settings.num_buckets,
                 "num_projections": self.settings.num_projections,
                 "seed": self.settings.seed,
@@ -166,7 +162,7 @@ class Comparing:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
-        remade = self.settings.reference.kind == "checkpoint"
+        remade = self.settings.reference.kind in ("checkpoint", "sketches")
         return {"identity": self._identity(), "reference": None if remade else self._reference.state_dict()}
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
@@ -187,18 +183,39 @@ class Comparing:
             "reference": reference.describe().get("sha256", reference.kind),
             "probe": self._fingerprint,
             "layers": dict(self._pairs),
+            "representations": list(self.settings.representations),
+            "gradients": self._gradients(),
+            "sketch": self.settings.sketch,
+            "pool": self.settings.pool,
             "num_buckets": self.settings.num_buckets,
             "num_projections": self.settings.num_projections,
             "seed": self.settings.seed,
         }
 
+    def _gradients(self) -> str | None:
+        if not self.settings.needs_gradients:
+            return None
+        loss = self.settings.loss
+        return f"expected loss, beta = {self.settings.beta}" if loss is None else getattr(loss, "__name__", "loss")
+
     def _choose(self, network: nn.Module, other: nn.Module) -> None:
         layers = self.settings.layers
-        pairs = pair_layers(network, other, layers)
         with isolated_random_state(self.settings.seed):
             self._fingerprint = self._runner.probe.fingerprint()
+        saved = self.settings.reference.snapshot(
+            self._fingerprint,
+            self._runner.probe.size,
+            self.settings.make_sketch(),
+            self.settings.sketched,
+            self._gradients() or "",
+        )
+        saved_layers = [] if saved is None else list(saved.of(self.settings.sketched[0]))
+        pairs = pair_layers(network, other if saved is None else saved_layers, layers)
         mine = self._try(network, list(pairs), "the network")
-        theirs = mine if other is network else self._try(other, list(pairs.values()), "the reference")
+        if saved is not None:
+            theirs = self._reference = saved
+        else:
+            theirs = mine if other is network else self._try(other, list(pairs.values()), "the reference")
         unusable = {name: problem for name, problem in mine.problems.items() if name}
         for name, counterpart in pairs.items():
             if counterpart in theirs.problems:
@@ -211,12 +228,27 @@ class Comparing:
             raise ValueError(f"no layer is left to measure: {_listing(unusable)}")
         self._pairs = {
             used: f"{pairs[name]}{used.removeprefix(name)}"
-            for used in mine.sketches
+            for used in mine.of("features")
             for name in [used.rpartition("[")[0] if used not in pairs else used]
-            if name in pairs and f"{pairs[name]}{used.removeprefix(name)}" in theirs.sketches
+            if name in pairs
+            and f"{pairs[name]}{used.removeprefix(name)}" in (saved_layers if saved else theirs.of("features"))
         }
         self._logits = (mine, theirs)
+        self._require_objective()
         self._own_chain = mine.chain or {}
+
+    def _require_objective(self) -> None:
+        if not self.settings.needs_gradients or self.settings.loss is not None:
+            return
+        for snapshot, which in zip(self._logits, ("the network", "the reference"), strict=True):
+            if snapshot is self._reference:  # saved: its gradients were taken before
+                continue
+            reason = snapshot.problems.get("") or logits_problem(snapshot.logits)
+            if reason is not None:
+                raise ValueError(
+                    f"gradients need logits (samples, classes) or a loss, and the output of {which} {reason}; pass "
+                    "SimilarityMonitor(..., loss=lambda output, batch: ...) giving one loss for every sample"
+                )
 
     def _try(self, network: nn.Module, layers: list[str], which: str) -> Snapshot:
         try:
@@ -251,6 +283,15 @@ class Comparing:
 
 def _runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
     strategy, precision = trainer.strategy, trainer.precision_plugin
+
+    def prepare(network: nn.Module, batch: Any) -> Any:
+        if network is trainer.lightning_module:
+            return strategy.batch_to_device(precision.convert_input(batch))
+        # The training's precision is not the reference's, which may be a float32 teacher of a bfloat16 student.
+        dtype = next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
+        moved = strategy.batch_to_device(batch)
+        return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
+
     return ProbeRunner(
         Probe(_probe_source(settings, trainer), settings.num_samples),
         settings.make_sketch,
@@ -258,9 +299,12 @@ def _runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
         device=strategy.root_device,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
-        prepare=lambda batch: strategy.batch_to_device(precision.convert_input(batch)),
-        context=precision.forward_context,
+        prepare=prepare,
+        context=lambda network: precision.forward_context() if network is trainer.lightning_module else nullcontext(),
         seed=settings.seed,
+        representations=settings.sketched,
+        objective=settings.make_objective(),
+        pool=settings.pool,
     )
 
 

@@ -28,10 +28,16 @@ def measuring_bar(trainer: Trainer, name: str, total: int) -> Iterator[Callable[
             yield lambda: None
             return
         task = progress.add_task(f"measuring {name}", total=total)
+
+        def advance() -> None:
+            progress.update(task, advance=1)
+            bar.refresh()  # Lightning's rich display draws only when told to
+
         try:
-            yield lambda: progress.update(task, advance=1)
+            yield advance
         finally:
             progress.remove_task(task)
+            bar.refresh()
     else:
         with Tqdm(desc=f"Measuring {name}", total=total, leave=False, position=2, dynamic_ncols=True) as tqdm:
             yield lambda: _advance(tqdm)

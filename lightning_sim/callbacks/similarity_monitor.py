@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_sim._measurement import Measurement, SimilarityMatrix
-from lightning_sim.callbacks.comparing import DEFAULT_MEASURES, Comparing, Settings
+from lightning_sim.callbacks.comparing import Comparing
 from lightning_sim.callbacks.progress import measuring_bar
-from lightning_sim.figures import matrix_figure
+from lightning_sim.callbacks.saving import save_snapshot
+from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
+from lightning_sim.correlations import correlation_names, live_correlations
+from lightning_sim.figures import correlation_figure, matrix_figure
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
 from lightning_sim.loggers.record import RecordWriter
-from lightning_sim.probe import call_network
+from lightning_sim.probe import Snapshot, call_network
 from lightning_sim.reference import Reference
 
 __all__ = ["SimilarityMonitor"]
@@ -35,8 +38,10 @@ class SimilarityMonitor(Callback):
 
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>`` and ``similarity/<measure>``, through
     Lightning, so that EarlyStopping and ModelCheckpoint can monitor them; ``similarity/seconds`` is the time it took.
-    The layer x layer matrices go to TensorBoard, W&B and other loggers that take figures. All numbers are in `history`,
-    in the record ``similarity/record.jsonl`` in the run's directory, and in checkpoints.
+    From the fourth measurement on, so are correlations of each layer's similarity with the divergence of the outputs
+    (:func:`lightning_sim.correlations.live_correlations`). Their scatter plots and the layer x layer matrices go to
+    TensorBoard, W&B and other loggers that take figures. All numbers are in `history`, in the record
+    ``similarity/record.jsonl`` in the run's directory, and in checkpoints.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint, an ``nn.Module`` or a
@@ -47,7 +52,11 @@ class SimilarityMonitor(Callback):
             blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
             ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured.
-        representations: what of a layer is compared, ``("features",)``.
+        representations: what of a layer is compared: ``"features"``; ``"gradients"`` of the loss with respect to
+            them; both, ``"features*gradients"``, by the product of the two kernels, ``"features+gradients"`` by
+            their sum, ``"elementwise"`` by the entrywise product of the vectors, and ``"transport_map"`` by the map
+            that carries the one to the other (:func:`lightning_sim.sketch.transport_map_kernel`). Gradients take a
+            backward pass over the probe, and as much memory as one batch does in training.
         num_samples: size of the probe.
         num_buckets: M of the sketches; no collisions, hence exact in the samples, while num_samples <= num_buckets.
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded.
@@ -55,7 +64,20 @@ class SimilarityMonitor(Callback):
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
             of a tuple, or with the fitting keys of a mapping.
+        beta: gradients are those of the negative log-likelihood, expected under q proportional to p^beta with the
+            predicted probabilities p; no labels are needed.
+        loss: ``loss(output, batch)`` gives per-sample losses (samples,) whose gradients are taken instead, for
+            networks that give no logits.
+        sketch: ``"tang2020"`` sketches as published, with that algorithm's biases and one bucket per sample, to
+            reproduce the paper (:class:`lightning_sim.sketch.Tang2020Sketch`).
+        pool: what of a layer's output (batch, positions, width) counts: ``"flatten"`` all positions as one sample,
+            ``"mean"``, ``"first"`` or ``"last"`` of them, or ``"tokens"``, every position a sample. Positions that an
+            ``attention_mask`` in the batch marks as padding never count. Outputs of a network that are sequences of
+            logits are compared at the last position.
         name: first part of the logged names and directory of the record; give each of several monitors its own.
+        save_sketches: write the sketches and outputs of every measurement (of every n-th) to
+            ``<name>/sketches/epoch=…-step=….safetensors`` in the run's directory, for ``lightning-sim compare`` and as
+            a later reference. 4.2 MB a layer at the default sizes.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"``: a measurement that fails is warned about once and logged as NaN; ``"raise"``: it ends the
             training.
@@ -85,7 +107,12 @@ class SimilarityMonitor(Callback):
         *,
         estimator: Literal["unbiased", "biased"] = "unbiased",
         forward: Callable[[nn.Module, Any], Any] = call_network,
+        beta: float = 0.5,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        sketch: Literal["default", "tang2020"] = "default",
+        pool: Literal["flatten", "mean", "first", "last", "tokens"] = "flatten",
         name: str = "similarity",
+        save_sketches: bool | int = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -108,8 +135,17 @@ class SimilarityMonitor(Callback):
             estimator=estimator,
             forward=forward,
             seed=seed,
+            beta=beta,
+            loss=loss,
+            sketch=sketch,
+            pool=pool,
         )
+        if isinstance(save_sketches, int) and save_sketches < 0:
+            raise ValueError(f"`save_sketches` must be True, False or every how many measurements, got {save_sketches}")
         self.name = name
+        if save_sketches and sketch == "tang2020":
+            raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
+        self.save_sketches = int(save_sketches)
         self.every_n_epochs = every_n_epochs
         self.on_error = on_error
         self.history = SimilarityHistory({})
@@ -150,7 +186,8 @@ class SimilarityMonitor(Callback):
             self._record = RecordWriter(Path(directory) / self.name, self.history.metadata)
             if len(self.history):
                 self._writing(lambda record: record.restart(self.history))
-        names = [*self._comparing.names(), "seconds"]
+        names = self._comparing.names()
+        names += [*correlation_names(names), "seconds"]
         setup_loggers(trainer.loggers, names, self.history.metadata, monitor=self.name)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,6 +216,8 @@ class SimilarityMonitor(Callback):
         values["seconds"] = time.perf_counter() - started
         # Lightning logs epoch-end scalars at this step, so that figures get the same.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        before = Measurement(trainer.current_epoch, step, values, tuple(matrices))
+        values |= live_correlations(SimilarityHistory({}, [*self.history.measurements, before]))
         measurement = Measurement(trainer.current_epoch, step, values, tuple(matrices))
         self.history.append(measurement)
         pl_module.log_dict(
@@ -189,14 +228,14 @@ class SimilarityMonitor(Callback):
             batch_size=1,
         )
         self._writing(lambda record: record.append(measurement))
-        log_figures(trainer.loggers, self._figures(matrices, measurement.epoch), step)
+        log_figures(trainer.loggers, self._figures(measurement), step)
 
     def _measured(
         self, trainer: Trainer, pl_module: LightningModule, comparing: Comparing
     ) -> tuple[dict[str, float], list[SimilarityMatrix]]:
         try:
             with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
-                values, matrices, problems = comparing.measure(pl_module, advance)
+                values, matrices, problems = comparing.measure(pl_module, advance, self._saver(trainer, pl_module))
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -209,13 +248,34 @@ class SimilarityMonitor(Callback):
             self._warn(f"{message}; its similarity is logged as NaN")
         return values, matrices
 
-    def _figures(self, matrices: Sequence[SimilarityMatrix], epoch: int) -> dict[str, Callable[[], Any]]:
-        return {
+    def _figures(self, measurement: Measurement) -> dict[str, Callable[[], Any]]:
+        figures: dict[str, Callable[[], Any]] = {
             f"{self.name}/matrix/{matrix.measure}/{matrix.representation}": partial(
-                matrix_figure, matrix, f"{matrix.measure} of {matrix.representation}, epoch {epoch}"
+                matrix_figure, matrix, f"{matrix.measure} of {matrix.representation}, epoch {measurement.epoch}"
             )
-            for matrix in matrices
+            for matrix in measurement.matrices
         }
+        if any(name.startswith("cka_jsd_pearson/features/") for name in measurement.values):
+            figures[f"{self.name}/correlation/cka_jsd/features"] = partial(correlation_figure, self.history)
+        return figures
+
+    def _saver(self, trainer: Trainer, network: LightningModule) -> Callable[[Snapshot, str, str], None] | None:
+        """What writes the sketches of this measurement, on every rank; None where they are not wanted."""
+        if not self.save_sketches or (len(self.history) + 1) % self.save_sketches:
+            return None
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / self.name / "sketches"
+        moment = trainer.current_epoch, trainer.fit_loop.epoch_loop._batches_that_stepped
+
+        def save(snapshot: Snapshot, probe: str, gradients: str) -> None:
+            if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+                return
+            try:
+                name = type(network).__name__
+                save_snapshot(snapshot, folder, *moment, network=name, probe=probe, gradients=gradients)
+            except (OSError, ValueError) as error:
+                self._warn(f"the sketches could not be saved: {error}")
+
+        return save
 
     def _writing(self, write: Callable[[RecordWriter], None]) -> None:
         if self._record is None:

@@ -74,9 +74,7 @@ def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Fi
         figure.clear()
 
 
-def finish_loggers(
-    loggers: Iterable[Logger], history: SimilarityHistory, monitor: str = "similarity"
-) -> None:
+def finish_loggers(loggers: Iterable[Logger], history: SimilarityHistory, monitor: str = "similarity") -> None:
     """Log the whole history at the end: W&B gets one long table, and the epochs of the lowest values."""
     for logger in _on_rank_zero(loggers):
         with _going_on(logger):

@@ -181,9 +181,7 @@ def _parse_header(line: bytes, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is not the header of a similarity record")
     schema = header.pop("schema", None)
     if schema != SCHEMA:
-        raise ValueError(
-            f"{where} has schema {schema!r}, this lightning-sim reads {SCHEMA}; install a newer one"
-        )
+        raise ValueError(f"{where} has schema {schema!r}, this lightning-sim reads {SCHEMA}; install a newer one")
     return header
 
 

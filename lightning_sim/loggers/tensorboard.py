@@ -45,7 +45,8 @@ def _charts(names: Sequence[str], prefix: str) -> dict[str, list[Any]]:
     charts: dict[str, list[Any]] = {}
     for measure, representation in kinds:
         if representation is not None:
-            charts[f"{measure}, {representation}"] = ["Multiline", [f"^{start}{measure}/{representation}/.+"]]
+            kind = re.escape(f"{measure}/{representation}")
+            charts[f"{measure}, {representation}"] = ["Multiline", [f"^{start}{kind}/.+"]]
     if outputs:
         charts["outputs"] = ["Multiline", [f"^{start}({'|'.join(outputs)})$"]]
     for correlation, representation in dict.fromkeys(split_name(name)[:2] for name in names if is_correlation(name)):
@@ -56,12 +57,13 @@ def _charts(names: Sequence[str], prefix: str) -> dict[str, list[Any]]:
 
 
 def _intervals(names: Sequence[str], prefix: str) -> dict[str, dict[str, list[Any]]]:
-    """For every correlation that is logged with its interval, a category with one band per layer."""
+    """For every Pearson correlation that is logged with its interval, a category with one band per layer."""
     categories: dict[str, dict[str, list[Any]]] = {}
+    held = {name for name in names if is_correlation(name)}
     for name in names:
         correlation, representation, layer = split_name(name)
         ends = [f"{correlation}_{end}/{representation}/{layer}" for end in ("low", "high")]
-        if layer is not None and is_correlation(name) and set(ends) <= set(names):
+        if layer is not None and correlation.endswith("_pearson") and held.issuperset(ends):
             category = f"{prefix}, {correlation.replace('_', ' ')} with 95% interval, {representation}"
             tags = [f"{prefix}/{tag}" for tag in (name, *ends)]
             categories.setdefault(category, {})[layer] = ["Margin", tags]

@@ -67,9 +67,7 @@ def finish(logger: Any, history: SimilarityHistory, monitor: str) -> None:
     prefix = shown_as(logger, monitor)
     logger.experiment.log({f"{prefix}/table": table, STEP: history.measurements[-1].step})
     lowest = _epochs_of_lowest(history)
-    logger.experiment.summary.update(
-        {f"{prefix}/{name}.epoch_of_min": epoch for name, epoch in lowest.items()}
-    )
+    logger.experiment.summary.update({f"{prefix}/{name}.epoch_of_min": epoch for name, epoch in lowest.items()})
 
 
 def read_wandb(path: Path, monitor: str) -> SimilarityHistory:

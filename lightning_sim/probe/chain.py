@@ -16,7 +16,7 @@ def dense_chain(network: nn.Module, weights: Mapping[str, Tensor] | None = None)
 
     Args:
         network: any network.
-        weights: a state dict to take the weights from instead of the network's own.
+        weights: tensors to take instead of the network's own of the same names.
 
     Returns:
         None unless all parameters belong to linear layers, each of which takes what the one before gives.
@@ -24,7 +24,7 @@ def dense_chain(network: nn.Module, weights: Mapping[str, Tensor] | None = None)
     chain: dict[str, Tensor] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
-            weight = module.weight if weights is None else weights[f"{name}.weight"]
+            weight = (weights or {}).get(f"{name}.weight", module.weight)
             chain[name] = weight.detach().T.to("cpu", copy=True)
         elif not isinstance(module, nn.PReLU | Metric) and any(True for _ in module.parameters(recurse=False)):
             return None

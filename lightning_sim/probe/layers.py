@@ -52,17 +52,20 @@ def select_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
 
 
 def pair_layers(
-    network: nn.Module, reference: nn.Module, layers: str | Sequence[str] | Mapping[str, str]
+    network: nn.Module, reference: nn.Module | Sequence[str], layers: str | Sequence[str] | Mapping[str, str]
 ) -> dict[str, str]:
     """Which layer of the reference every chosen layer of the network is compared with.
 
     A mapping says it. Otherwise layers are paired by name; where one network is wrapped (``net.conv1`` here, ``conv1``
-    there) by the only layer of the reference whose name ends alike.
+    there) by the only layer of the reference whose name ends alike. Of a reference of which only the names of its
+    layers are known, ``"auto"`` takes those that the network has as well.
 
     Raises:
         ValueError: for a layer that does not exist, or has no counterpart in the reference.
     """
-    theirs = list(named_layers(reference))
+    theirs = list(named_layers(reference)) if isinstance(reference, nn.Module) else list(reference)
+    if layers == "auto" and not isinstance(reference, nn.Module):
+        layers = [name for name in named_layers(network) if name in theirs] or "auto"
     if isinstance(layers, Mapping):
         if not layers:
             raise ValueError("`layers` is an empty mapping; pass {layer of the network: layer of the reference}")

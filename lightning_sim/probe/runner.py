@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_sim.probe.forward import call_network
+from lightning_sim.probe.gradients import Objective
 from lightning_sim.probe.guards import evaluating, isolated_random_state, uncompiled
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
@@ -31,9 +32,12 @@ class ProbeRunner:
         forward: ``forward(network, batch)``.
         device: where networks run.
         rank: of this process among `world_size`, which share the probe.
-        prepare: brings a batch to the device and precision of the training.
-        context: entered around every forward, for autocast.
+        prepare: ``prepare(network, batch)`` brings a batch to the device and precision of a network.
+        context: ``context(network)`` is entered around every forward, for autocast.
         seed: of the random state inside, so that random transforms of the probe repeat.
+        representations: what of a layer is sketched.
+        objective: ``objective(output, batch)``, whose gradients are taken; the expected loss if None.
+        pool: what of a sequence counts as a sample.
     """
 
     probe: Probe
@@ -42,13 +46,17 @@ class ProbeRunner:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
-    prepare: Callable[[Any], Any] = lambda batch: batch
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    prepare: Callable[[nn.Module, Any], Any] = lambda network, batch: batch
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
     seed: int = 0
+    representations: Sequence[str] = ("features",)
+    objective: Objective | None = None
+    pool: str = "flatten"
 
     def try_first_batch(self, network: nn.Module, layers: Sequence[str]) -> Snapshot:
-        """Snapshot over the first batch alone, the same on every rank: which layers run, and what comes out."""
-        return self._snapshot(network, layers, islice(self.probe.batches(0, self.world_size), 1))
+        """Features of the first batch alone, the same on every rank: which layers run, and what comes out."""
+        batches = islice(self.probe.batches(0, self.world_size), 1)
+        return self._snapshot(network, layers, batches, representations=("features",))
 
     def snapshot(
         self,
@@ -77,7 +85,14 @@ class ProbeRunner:
             weights = self._buffers_of_rank_zero(network)
         try:
             batches = self._advancing(self.probe.batches(self.rank, self.world_size), advance)
-            snapshot = self._snapshot(network, layers, batches, keep_logits=keep_logits, weights=weights)
+            snapshot = self._snapshot(
+                network,
+                layers,
+                batches,
+                keep_logits=keep_logits,
+                weights=weights,
+                representations=self.representations,
+            )
         except Exception as error:
             failure = error
         self._agree_on_failure(failure)
@@ -97,6 +112,7 @@ class ProbeRunner:
         *,
         keep_logits: bool = True,
         weights: Mapping[str, Tensor] | None = None,
+        representations: Sequence[str],
     ) -> Snapshot:
         modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
         home = next((parameter.device for parameter in network.parameters()), self.device)
@@ -108,19 +124,22 @@ class ProbeRunner:
             with torch.inference_mode(False), uncompiled(), isolated_random_state(self.seed), evaluating(network):
                 return take_snapshot(
                     network,
-                    ((ids, self.prepare(batch)) for ids, batch in batches),
+                    ((ids, self.prepare(network, batch)) for ids, batch in batches),
                     modules,
                     forward=self._forward_in_context,
                     make_sketch=self.make_sketch,
                     keep_logits=keep_logits,
                     weights=weights,
+                    representations=representations,
+                    objective=self.objective,
+                    pool=self.pool,
                 )
         finally:
             if home != self.device:
                 network.to(home)
 
     def _forward_in_context(self, network: nn.Module, batch: Any) -> Any:
-        with self.context():
+        with self.context(network):
             return self.forward(network, batch)
 
     def _advancing(
@@ -152,10 +171,16 @@ class ProbeRunner:
         problems: list[dict[str, str]] = [{} for _ in range(self.world_size)]
         dist.all_gather_object(problems, snapshot.problems)
         snapshot.problems = {name: problem for found in reversed(problems) for name, problem in found.items()}
-        sketched = [layer for layer in layers if layer not in snapshot.problems]
-        sketches = [snapshot.sketches.get(layer) or self.make_sketch() for layer in sketched]
+        snapshot.sketches = {
+            representation: {
+                layer: snapshot.of(representation).get(layer) or self.make_sketch()
+                for layer in layers
+                if snapshot.problem_of(layer, representation) is None
+            }
+            for representation in self.representations
+        }
+        sketches = [sketch for of_layers in snapshot.sketches.values() for sketch in of_layers.values()]
         all_reduce_sketches(sketches, self.device)
-        snapshot.sketches = dict(zip(sketched, sketches, strict=True))
         if keep_logits and "" not in snapshot.problems:
             snapshot.logits = self._gather_logits(snapshot.logits)
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from lightning_sim.probe.capture import capture_outputs
 from lightning_sim.probe.chain import dense_chain
 from lightning_sim.probe.forward import find_logits
-from lightning_sim.sketch import Sketch
+from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
+from lightning_sim.probe.pooling import attention_mask, pool_sequence
+from lightning_sim.probe.representations import needs_gradients, update_sketch
+from lightning_sim.sketch import Sketch, Tang2020Sketch
 
 __all__ = ["Snapshot", "take_snapshot"]
 
@@ -22,14 +25,14 @@ class Snapshot:
     """One network on one probe.
 
     Attributes:
-        sketches: layer -> its sketch, over the samples of all ranks.
+        sketches: representation -> layer -> its sketch, over the samples of all ranks.
         logits: (samples, classes) on the CPU in the order of the sample ids; None where the network gives no such
             tensor.
         chain: linear layers and their input-major weights, where the network is a chain of those, else None.
-        problems: layer, or "" for the network's output -> what was wrong with it.
+        problems: layer, ``gradients of <layer>``, or "" for the network's output -> what was wrong with it.
     """
 
-    sketches: dict[str, Sketch] = field(default_factory=dict)
+    sketches: dict[str, dict[str, Sketch]] = field(default_factory=dict)
     logits: Tensor | None = None
     chain: dict[str, Tensor] | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -37,7 +40,10 @@ class Snapshot:
     def state_dict(self) -> dict[str, Any]:
         """The snapshot as primitives and tensors."""
         return {
-            "sketches": {name: sketch.state_dict() for name, sketch in self.sketches.items()},
+            "sketches": {
+                representation: {layer: sketch.state_dict() for layer, sketch in sketches.items()}
+                for representation, sketches in self.sketches.items()
+            },
             "logits": self.logits,
             "chain": self.chain,
             "problems": dict(self.problems),
@@ -46,8 +52,29 @@ class Snapshot:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Snapshot:
         """The inverse of `state_dict`."""
-        sketches = {name: Sketch.from_state_dict(value) for name, value in state["sketches"].items()}
+        sketches = {
+            representation: {layer: _restored(value) for layer, value in states.items()}
+            for representation, states in state["sketches"].items()
+        }
         return cls(sketches, state["logits"], state["chain"], dict(state["problems"]))
+
+    def of(self, representation: str = "features") -> Mapping[str, Sketch]:
+        """Layer -> sketch of one representation; empty where there is none."""
+        return self.sketches.get(representation, {})
+
+    def problem_of(self, layer: str, representation: str = "features") -> tuple[str, str] | None:
+        """What could not be sketched, and why; None if nothing was wrong."""
+        names = [layer] + ([gradients_of(layer)] if needs_gradients(representation) else [])
+        return next(((name, self.problems[name]) for name in names if name in self.problems), None)
+
+
+def _restored(state: dict[str, Any]) -> Sketch:
+    return (Tang2020Sketch if "buckets_per_sample" in state else Sketch).from_state_dict(state)
+
+
+def gradients_of(layer: str) -> str:
+    """How problems call the gradients of a layer."""
+    return f"gradients of {layer}"
 
 
 def take_snapshot(
@@ -59,10 +86,14 @@ def take_snapshot(
     make_sketch: Callable[[], Sketch],
     keep_logits: bool = True,
     weights: Mapping[str, Tensor] | None = None,
+    representations: Sequence[str] = ("features",),
+    objective: Objective | None = None,
+    pool: str = "flatten",
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
 
-    Nothing of the activations is kept: memory is that of the sketches and one batch.
+    Nothing of the activations is kept: memory is that of the sketches and one batch. Gradients take one backward pass
+    per batch, whatever the number of layers, and leave nothing in ``.grad``.
 
     Args:
         network: the network, in the mode it is to be measured in.
@@ -72,42 +103,78 @@ def take_snapshot(
         make_sketch: an empty sketch, always of the same settings.
         keep_logits: whether the outputs are kept.
         weights: parameters and buffers to run with instead of the network's own, which are left as they are.
+        representations: what of a layer is sketched.
+        objective: ``objective(output, batch)``, the scalar whose gradients are taken; the expected loss if None.
+        pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
 
     Returns:
         The snapshot. Layers that cannot be sketched stand in its `problems`, by name.
     """
-    snapshot = Snapshot(chain=dense_chain(network, weights))
+    snapshot = Snapshot(
+        sketches={representation: {} for representation in representations}, chain=dense_chain(network, weights)
+    )
     ids = torch.zeros(0, dtype=torch.int64)
+    mask: Tensor | None = None
     logits: list[Tensor] = []
     ran: set[str] = set()
+    captured: dict[str, Tensor] = {}
+    with_gradients = [representation for representation in representations if needs_gradients(representation)]
+    objective = objective or expected_loss()
+
+    def sketch(representation: str, name: str, features: Tensor, gradients: Tensor | None) -> None:
+        if snapshot.problem_of(name, representation) is not None:
+            return
+        try:
+            found = snapshot.sketches[representation].setdefault(name, make_sketch())
+            if gradients is not None:
+                gradients, _ = pool_sequence(gradients, ids, mask, pool)
+            features, feature_ids = pool_sequence(features, ids, mask, pool)
+            update_sketch(found, representation, features, gradients, feature_ids)
+        except ValueError as error:
+            snapshot.problems[name] = str(error)
 
     def receive(name: str, output: Tensor | None) -> None:
         ran.add(name)
-        if name in snapshot.problems:
-            return
         problem = _problem(output, ids)
-        if problem is None and output is not None:
-            try:
-                snapshot.sketches.setdefault(name, make_sketch()).update(output, ids)
-            except ValueError as error:
-                problem = str(error)
-        if problem is not None:
-            snapshot.problems[name] = problem
-            snapshot.sketches.pop(name, None)
+        if problem is not None or output is None:
+            snapshot.problems.setdefault(name, problem or "returned no tensor")
+            return
+        if "features" in representations:
+            sketch("features", name, output, None)
+        if with_gradients:
+            captured[name] = output
+
+    def receive_gradients(output: Any, batch: Any) -> None:
+        for name, gradients in gradients_at(objective(output, batch), captured).items():
+            if gradients is None:
+                reason = "cannot be computed: the loss does not depend on the layer's output"
+                snapshot.problems.setdefault(gradients_of(name), reason)
+                continue
+            for representation in with_gradients:
+                sketch(representation, name, captured[name], gradients)
+        captured.clear()
 
     runner = _Runner(network, forward)
-    with torch.no_grad(), capture_outputs(network, layers, receive) as new_forward:
-        any_batch = False
+    with (
+        differentiable(network) if with_gradients else torch.no_grad(),
+        capture_outputs(network, layers, receive, differentiable=bool(with_gradients)) as new_forward,
+    ):
         for batch_ids, batch in batches:
-            ids, any_batch = batch_ids, True
+            ids, mask = batch_ids, attention_mask(batch)
             new_forward()
             output = runner.run(batch, weights)
             if keep_logits and "" not in snapshot.problems:
-                _keep_logits(output, ids, logits, snapshot)
-    if any_batch:
+                _keep_logits(output, ids, mask, logits, snapshot)
+            if with_gradients:
+                receive_gradients(output, batch)
+            del output  # with its graph, before the next one is made
+    if len(ids):
         for name in layers:
             if name not in ran:
                 snapshot.problems[name] = "did not run in the network's forward"
+    for representation, sketches in snapshot.sketches.items():
+        for name in [name for name in sketches if snapshot.problem_of(name, representation) is not None]:
+            del sketches[name]
     snapshot.logits = torch.cat(logits) if logits and "" not in snapshot.problems else None
     return snapshot
 
@@ -131,9 +198,14 @@ class _Runner(nn.Module):
         return torch.func.functional_call(self, renamed, (batch,), tie_weights=False)
 
 
-def _keep_logits(output: Any, ids: Tensor, logits: list[Tensor], snapshot: Snapshot) -> None:
+def _keep_logits(
+    output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot
+) -> None:
     found = find_logits(output)
     problem = _problem(found, ids)
+    if problem is None and found is not None and found.ndim == 3:
+        # Of a language model, what follows each sample: all positions of a large vocabulary could not be kept.
+        found, _ = pool_sequence(found.detach(), ids, mask, "last")
     if problem is None and found is not None and found.ndim != 2:
         problem = f"returned shape {tuple(found.shape)}, and output measures need (samples, classes)"
     if problem is not None or found is None:

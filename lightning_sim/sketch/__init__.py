@@ -1,7 +1,32 @@
 """Constant-memory summaries of one network on one probe, and the similarities of such summaries."""
 
+from lightning_sim.sketch.ridge_regression import RidgeRegression, kernel_ridge_regression
+from lightning_sim.sketch.shared_subspace import SharedSubspace, shared_subspace
 from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
 from lightning_sim.sketch.sketch import Sketch
+from lightning_sim.sketch.sketch_set import SketchSet
+from lightning_sim.sketch.storage import load_sketch, load_sketches, save_sketch, save_sketches
 from lightning_sim.sketch.synchronization import all_reduce_sketches
+from lightning_sim.sketch.tang2020 import Tang2020Sketch
+from lightning_sim.sketch.transport_map import transport_map_kernel, transport_map_matrix
+from lightning_sim.sketch.unpaired import compare_unpaired
 
-__all__ = ["Sketch", "all_reduce_sketches", "centered_kernel_alignment_matrix", "normalized_bures_similarity"]
+__all__ = [
+    "RidgeRegression",
+    "SharedSubspace",
+    "Sketch",
+    "SketchSet",
+    "Tang2020Sketch",
+    "all_reduce_sketches",
+    "centered_kernel_alignment_matrix",
+    "compare_unpaired",
+    "kernel_ridge_regression",
+    "load_sketch",
+    "load_sketches",
+    "normalized_bures_similarity",
+    "save_sketch",
+    "save_sketches",
+    "shared_subspace",
+    "transport_map_kernel",
+    "transport_map_matrix",
+]

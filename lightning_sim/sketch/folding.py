@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,15 +35,21 @@ def fold(x: Tensor, num_projections: int, seed: int) -> list[Tensor]:
     width = x.shape[1]
     if num_folds(width, num_projections) == 1:
         return [x]
-    return [fold_once(x, num_projections // 2, index, seed) for index in range(2)]
+    return _fold(x, num_projections // 2, (0, 1), seed)
 
 
 def fold_once(x: Tensor, columns: int, index: int, seed: int) -> Tensor:
     """The fold with number `index` of the columns of `x` (b, p): (b, min(p, columns))."""
-    signs = column_signs(x.shape[1], index, seed, x.device, x.dtype)
-    # Slices are added one after the other: writing the signed product out first would cost several more passes.
-    folded = torch.mul(x[:, :columns], signs[:columns])
+    return _fold(x, columns, (index,), seed)[0]
+
+
+def _fold(x: Tensor, columns: int, indices: Sequence[int], seed: int) -> list[Tensor]:
+    signs = [column_signs(x.shape[1], index, seed, x.device, x.dtype) for index in indices]
+    folds = [torch.mul(x[:, :columns], sign[:columns]) for sign in signs]
+    # Slice by slice: writing the signed product out first would cost several more passes over memory, and all folds
+    # take a slice while it is in the cache.
     for start in range(columns, x.shape[1], columns):
         stop = min(start + columns, x.shape[1])
-        folded[:, : stop - start].addcmul_(x[:, start:stop], signs[start:stop])
-    return folded
+        for folded, sign in zip(folds, signs, strict=True):
+            folded[:, : stop - start].addcmul_(x[:, start:stop], sign[start:stop])
+    return folds

@@ -7,10 +7,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["column_signs", "fingerprint", "sample_buckets", "sample_signs", "shuffled_columns", "wrapped"]
+__all__ = [
+    "column_signs",
+    "fingerprint",
+    "random_buckets",
+    "sample_buckets",
+    "sample_signs",
+    "shuffled_columns",
+    "wrapped",
+]
 
 # Separate streams of the hash, so that buckets, sample signs and column signs are independent of each other.
-_BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM, _SHUFFLE_STREAM = 1, 2, 3, 4, 5
+_BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM, _SHUFFLE_STREAM, _PUBLISHED_STREAM = 1, 2, 3, 4, 5, 6
 
 
 def sample_buckets(sample_ids: Tensor, num_buckets: int, seed: int) -> Tensor:
@@ -37,6 +45,12 @@ def sample_signs(sample_ids: Tensor, seed: int) -> Tensor:
 def token_ids(sample_ids: Tensor, positions: Tensor) -> Tensor:
     """An id for every position of every sample, (n,) int64: hashed, since the number of positions varies."""
     return _mix(_mix(sample_ids) + positions)
+
+
+def random_buckets(sample_ids: Tensor, num_buckets: int, part: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Independent uniform bucket and sign of every sample, (b,) int64 both; unbalanced, with collisions for any N."""
+    hashed = _hash(sample_ids, seed, _PUBLISHED_STREAM + 16 * part)
+    return hashed & (num_buckets - 1), _signs(hashed)
 
 
 def fingerprint(sample_ids: Tensor) -> int:

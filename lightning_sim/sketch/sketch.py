@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -204,6 +205,19 @@ class Sketch:
 
         return normalized_bures_similarity(self, other)
 
+    def save(self, path: Path | str, **description: Any) -> None:
+        """Write the sketch to a file; see :func:`lightning_sim.sketch.save_sketch` for what can be said about it."""
+        from lightning_sim.sketch.storage import save_sketch
+
+        save_sketch(self, path, **description)
+
+    @staticmethod
+    def load(path: Path | str) -> Sketch:
+        """The sketch in a file, on the CPU; see :func:`lightning_sim.sketch.load_sketch`."""
+        from lightning_sim.sketch.storage import load_sketch
+
+        return load_sketch(path)
+
     @property
     def device(self) -> torch.device:
         """Where the state lies."""
@@ -219,6 +233,11 @@ class Sketch:
         means = self._sums["feature_sums"] / self.count
         ones = self._sums["bucket_ones"]
         return self._sums["bucket_sums"] - ones[:, None] * means[:, None, :].to(self.dtype), ones
+
+    def kernel(self) -> Tensor:
+        """Gram matrix (M, M) of the sketched, centred data in float64, the mean of both folds', diagonal included."""
+        folds = self.centered()[0].double()
+        return torch.einsum("hmc,hnc->mn", folds, folds) / len(folds)
 
     def sums(self) -> list[Tensor]:
         """The tensors of the state, which add over disjoint sets of samples."""
@@ -257,11 +276,15 @@ class Sketch:
     def from_state_dict(cls, state: dict[str, Any]) -> Sketch:
         """The sketch that `state_dict` was taken from, on the CPU."""
         dtype = {"float32": torch.float32, "float64": torch.float64}[state["dtype"]]
-        sketch = cls(state["num_buckets"], state["num_projections"], state["seed"], dtype)
+        sketch = cls._of_settings(state, dtype)
         sketch.width, sketch.gradient_width = state["width"], state["gradient_width"]
         sketch.count, sketch.fingerprint = state["count"], state["fingerprint"]
         sketch._sums = dict(state["sums"])
         return sketch
+
+    @classmethod
+    def _of_settings(cls, state: dict[str, Any], dtype: torch.dtype) -> Sketch:
+        return cls(state["num_buckets"], state["num_projections"], state["seed"], dtype)
 
     def require_comparable(self, other: Sketch) -> None:
         """Raise the reason, if the two sketches cannot be compared sample by sample."""

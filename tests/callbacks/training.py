@@ -51,7 +51,7 @@ class DigitsNet(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def fit(callbacks=(), *, network=None, epochs=3, validate=True, root=".", logger=False, ckpt_path=None, **options):
+def fit(callbacks=(), *, network=None, epochs=3, validate=True, root, logger=False, ckpt_path=None, **options):
     """A short training; returns the trainer and the trained network."""
     network = new_network() if network is None else network
     seed_everything(2, verbose=False)

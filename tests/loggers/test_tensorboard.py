@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_sim._measurement import Measurement
+from lightning_sim.correlations import correlation_names, live_correlations
 from lightning_sim.figures import matrix_figure
 from lightning_sim.history import SimilarityHistory, read_history
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
@@ -57,6 +58,48 @@ def test_the_layout_puts_all_layers_of_a_measure_in_one_chart(tmp_path: Path, pr
     }
 
 
+def test_correlations_are_together_and_have_bands_per_layer(tmp_path: Path) -> None:
+    names = ["cka/features/a.b", "cka/features/<b>", "jsd", "seconds"]
+    history = SimilarityHistory({})
+    for epoch in range(4):
+        history.append(Measurement(epoch, epoch, dict(zip(names, (epoch, -epoch, epoch**2, 1), strict=True))))
+    history.measurements[-1].values.update(live_correlations(history))
+    logger = TensorBoardLogger(tmp_path)
+    setup_loggers([logger], [*names, *correlation_names(names)], {})
+    log_scalars(logger, history)
+    events = events_of(logger)
+    tags = events.Tags()["scalars"]
+    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
+    lines, bands = layout.category
+    assert {chart.title: chart.multiline.tag[0] for chart in lines.chart} == {
+        "cka, features": "^similarity/cka/features/.+",
+        "outputs": "^similarity/(jsd)$",
+        "cka jsd pearson, features": "^similarity/cka_jsd_pearson/features/.+",
+        "cka jsd spearman, features": "^similarity/cka_jsd_spearman/features/.+",
+    }
+    assert bands.title == "similarity, cka jsd pearson with 95% interval, features"
+    assert [chart.title for chart in bands.chart] == ["a.b", "<b>"]
+    for chart in bands.chart:
+        (band,) = chart.margin.series
+        ends = (band.lower, band.value, band.upper)
+        assert set(ends) <= set(tags)
+        found = [events.Scalars(tag)[-1].value for tag in ends]
+        assert found == sorted(set(found))
+
+
+def test_representations_in_charts_are_taken_literally(tmp_path: Path) -> None:
+    kinds = ("features", "gradients", "features*gradients", "features+gradients")
+    names = [f"cka/{kind}/conv" for kind in kinds]
+    names += correlation_names([*names, "jsd"])
+    logger = TensorBoardLogger(tmp_path)
+    setup_loggers([logger], names, {})
+    charts = charts_of(events_of(logger))["similarity"]
+    for kind in kinds:
+        for measure, title in (("cka", f"cka, {kind}"), ("cka_jsd_pearson", f"cka jsd pearson, {kind}")):
+            matching = [name for name in names if re.match(charts[title][0], f"similarity/{name}")]
+            assert matching == [f"{measure}/{kind}/conv"]
+
+
 def test_two_monitors_share_the_page_and_are_read_apart(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     for number, name in enumerate(("teacher", "other-teacher")):
@@ -64,8 +107,7 @@ def test_two_monitors_share_the_page_and_are_read_apart(tmp_path: Path) -> None:
         logger.log_metrics({f"{name}/cka/features/conv": number / 4, "epoch": 1}, step=9)
     events = events_of(logger)
     assert charts_of(events) == {
-        name: {"cka, features": [f"^{re.escape(name)}/cka/features/.+"]}
-        for name in ("teacher", "other-teacher")
+        name: {"cka, features": [f"^{re.escape(name)}/cka/features/.+"]} for name in ("teacher", "other-teacher")
     }
     for number, name in enumerate(("teacher", "other-teacher")):
         history = read_history(logger.log_dir, name=name)
@@ -133,9 +175,7 @@ def test_a_resumed_run_counts_the_later_value_of_a_repeated_step(tmp_path: Path)
 
 def test_without_metadata_the_run_is_named_after_its_directory(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    logger.log_metrics(
-        {"similarity/cka/features/layer.10": 1.0, "similarity/cka/features/layer.2": np.nan}, step=1
-    )
+    logger.log_metrics({"similarity/cka/features/layer.10": 1.0, "similarity/cka/features/layer.2": np.nan}, step=1)
     logger.log_metrics({"val-similarity": 1.0, "dissimilarity/x": 2.0}, step=2)
     logger.finalize("success")
     history = read_history(logger.log_dir, source="tensorboard")

@@ -59,4 +59,5 @@ def test_every_rank_holds_the_sketch_of_all_samples(results):
 
 def test_different_widths_are_refused_on_every_rank(results):
     for rank in range(WORLD):
-        assert torch.load(results / f"{rank}.error") == "the ranks saw features of different widths, [8, 9, 10], for sketch 0"
+        message = torch.load(results / f"{rank}.error")
+        assert message == "the ranks saw features of different widths, [8, 9, 10], for sketch 0"

@@ -1,0 +1,140 @@
+"""The command ``lightning-sim compare``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_sim._measurement import SimilarityMatrix
+from lightning_sim.compare.matrices import MEASURES, epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
+from lightning_sim.compare.sources import find_run
+
+__all__ = ["add_parser", "run"]
+
+_SUFFIXES = (".csv", ".png", ".pdf", ".svg")
+_MOST_PRINTED = 12
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``compare`` to the command line's commands."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare saved sketches: layers of two networks, epochs of a run, or many runs",
+        description=(
+            "Compare saved sketches. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
+            "save_sketches. One or two: every layer with every layer, at the last epoch. One or two with --layer: "
+            "that layer, every epoch with every epoch. Three or more: every run with every run, the mean over the "
+            "layers that they share, or --layer."
+        ),
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path)
+    parser.add_argument("--measure", choices=MEASURES, default="cka", help="default: cka")
+    parser.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased", help="of CKA")
+    parser.add_argument("--representation", metavar="NAME", default="features", help="default: features")
+    parser.add_argument("--layer", metavar="NAME", help="only this layer")
+    parser.add_argument("--epoch", metavar="N", type=int, help="this epoch instead of the last")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=_output,
+        action="append",
+        default=[],
+        help="write the picture (.png, .pdf, .svg) or the numbers (.csv); may be repeated",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Compare, print, write what was asked for, and return the exit status."""
+    try:
+        matrix, rows, title, labels = _compared(parsed)
+        _print_matrix(matrix, title)
+        for path in parsed.out:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".csv":
+                _write_csv(path, rows)
+            else:
+                _draw(path, matrix, title, labels)
+            print(f"written: {path}")
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"lightning-sim: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _compared(
+    parsed: argparse.Namespace,
+) -> tuple[SimilarityMatrix, list[dict[str, Any]], str, tuple[str, str]]:
+    """The matrix, its tidy rows, a title, and what its rows and columns are."""
+    options = {"measure": parsed.measure, "representation": parsed.representation, "estimator": parsed.estimator}
+    runs = [find_run(path) for path in parsed.paths]
+    first, last = runs[0], runs[-1]
+    names = _short_names(parsed.paths)
+    if len(runs) > 2:
+        held = {name: run.at(parsed.epoch) for name, run in zip(names, runs, strict=True)}
+        rows = run_rows(held, layer=parsed.layer, **options)
+        what = "mean over layers" if parsed.layer is None else parsed.layer
+        return run_matrix(rows), rows, f"{parsed.measure} of {parsed.representation}, {what}", ("run", "run")
+    if parsed.layer is not None:
+        if parsed.epoch is not None:
+            raise ValueError("--layer compares all epochs of one or two runs; leave --epoch out")
+        matrix = epoch_matrix(first, last, parsed.layer, **options)
+        labels = (names[0], names[1]) if len(runs) == 2 else ("", "")
+        return matrix, tidy(matrix), f"{parsed.measure} of {parsed.representation}, {parsed.layer}", labels
+    a = first.at(parsed.epoch)
+    b = a if len(runs) == 1 else last.at(parsed.epoch)
+    matrix = layer_matrix(a, b, **options)
+    return matrix, tidy(matrix), f"{parsed.measure} of {parsed.representation}", (names[0], names[-1])
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """The paths without the folder that all lie in."""
+    common = os.path.commonpath([path.absolute().parent for path in paths])
+    return [os.path.relpath(path.absolute(), common) for path in paths]
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in _SUFFIXES:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(_SUFFIXES)}, got {text!r}")
+    return path
+
+
+def _print_matrix(matrix: SimilarityMatrix, title: str) -> None:
+    """A table; of large ones the corner, since the whole goes to --out."""
+    rows, columns = (names[:_MOST_PRINTED] for names in (matrix.rows, matrix.columns))
+    heads = [_printable(name)[-12:] for name in columns]
+    side = max(len(_printable(name)) for name in rows)
+    print(_printable(title))
+    print(" " * side, *(f"{head:>12}" for head in heads))
+    for name, values in zip(rows, matrix.values, strict=False):
+        print(f"{_printable(name):{side}}", *(f"{value:12.4f}" for value in values[: len(columns)]))
+    if (rows, columns) != (matrix.rows, matrix.columns):
+        print(f"... of {len(matrix.rows)} x {len(matrix.columns)}; --out FILE.csv holds all")
+
+
+def _printable(name: str) -> str:
+    # Names come from files: they must not move the terminal's cursor.
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name) or "(no name)"
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _draw(path: Path, matrix: SimilarityMatrix, title: str, labels: tuple[str, str]) -> None:
+    from lightning_sim.figures import matrix_figure
+
+    figure = matrix_figure(matrix, title)
+    figure.set_figwidth(max(figure.get_figwidth(), 2 + 0.09 * len(title)))
+    figure.axes[0].set_ylabel(_printable(labels[0])[-60:] if labels[0] else "", parse_math=False)
+    figure.axes[0].set_xlabel(_printable(labels[1])[-60:] if labels[1] else "", parse_math=False)
+    figure.savefig(path)

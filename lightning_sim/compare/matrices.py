@@ -1,0 +1,203 @@
+"""Similarity of saved sketches: layers with layers, epochs with epochs, runs with runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_sim._checks import check_choice
+from lightning_sim._measurement import SimilarityMatrix
+from lightning_sim.compare.sources import SketchedRun
+from lightning_sim.sketch import Sketch
+from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
+from lightning_sim.sketch.sketch_set import SketchSet
+
+__all__ = ["MEASURES", "epoch_matrix", "layer_matrix", "run_rows", "tidy"]
+
+MEASURES = ("cka", "nbs")
+
+
+def layer_matrix(
+    a: SketchSet,
+    b: SketchSet,
+    measure: str = "cka",
+    *,
+    representation: str = "features",
+    estimator: str = "unbiased",
+) -> SimilarityMatrix:
+    """Every layer of one network (rows) with every layer of another (columns).
+
+    Args:
+        a: sketches of one network.
+        b: sketches of the other, on the same probe; the architectures may differ.
+        measure: ``"cka"`` or ``"nbs"``.
+        representation: which sketches.
+        estimator: of CKA, ``"unbiased"`` or ``"biased"``.
+
+    Raises:
+        ValueError: when the sketches are of different probes, samples, seeds or sizes, or there are none of this
+            representation.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sim import Sketch
+        >>> from lightning_sim.compare import layer_matrix, tidy
+        >>> from lightning_sim.sketch import SketchSet
+        >>> def sketched(x):
+        ...     sketch = Sketch(num_buckets=64, num_projections=16)
+        ...     sketch.update(x, torch.arange(len(x)))
+        ...     return sketch
+        >>> x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+        >>> teacher = SketchSet({"features": {"conv": sketched(x), "head": sketched(x[:, :1])}})
+        >>> student = SketchSet({"features": {"layer1": sketched(3 * x + 1)}})
+        >>> matrix = layer_matrix(student, teacher)
+        >>> {row["b"]: round(row["value"], 2) for row in tidy(matrix)}
+        {'conv': 1.0, 'head': 0.24}
+    """
+    a.require_comparable(b, representation)
+    return _matrix(a.of(representation), b.of(representation), measure, representation, estimator)
+
+
+def epoch_matrix(
+    a: SketchedRun,
+    b: SketchedRun,
+    layer: str,
+    measure: str = "cka",
+    *,
+    representation: str = "features",
+    estimator: str = "unbiased",
+) -> SimilarityMatrix:
+    """One layer at every saved epoch of one run (rows) with the same layer at every epoch of another (columns).
+
+    Args:
+        a: a run.
+        b: another, or the same, which shows when the layer stopped changing.
+        layer: its name in both.
+        measure: as in `layer_matrix`.
+        representation: as in `layer_matrix`.
+        estimator: as in `layer_matrix`.
+
+    Raises:
+        ValueError: as for `layer_matrix`; when a run has no such layer, with those that it has.
+    """
+    rows, probe = _over_epochs(a, layer, representation)
+    columns, other_probe = (rows, probe) if b == a else _over_epochs(b, layer, representation)
+    probe.require_comparable(other_probe, representation)
+    return _matrix(rows, columns, measure, representation, estimator)
+
+
+def run_rows(
+    runs: Mapping[str, SketchSet],
+    measure: str = "cka",
+    *,
+    layer: str | None = None,
+    representation: str = "features",
+    estimator: str = "unbiased",
+) -> list[dict[str, Any]]:
+    """Every pair of runs, layer by layer, as rows for a table.
+
+    Args:
+        runs: name -> its sketches.
+        measure: as in `layer_matrix`.
+        layer: only this one; None takes the layers that both have by the same name.
+        representation: as in `layer_matrix`.
+        estimator: as in `layer_matrix`.
+
+    Returns:
+        Dictionaries with the keys ``a``, ``b`` (runs), ``measure``, ``representation``, ``layer`` and ``value``; both
+        orders of a pair, and each run with itself.
+
+    Raises:
+        ValueError: as for `layer_matrix`; when two runs share no layer.
+    """
+    check_choice(measure, "measure", MEASURES)
+    rows = []
+    for (first, mine), (second, theirs) in itertools.product(runs.items(), repeat=2):
+        mine.require_comparable(theirs, representation)
+        held, other = mine.of(representation), theirs.of(representation)
+        layers = [name for name in held if name in other] if layer is None else [layer]
+        if not layers:
+            raise ValueError(f"{first} and {second} have no layer of the same name: {_some(held)}; {_some(other)}")
+        for name in layers:
+            value = _value(_layer(held, name, first), _layer(other, name, second), measure, estimator)
+            rows.append(
+                {
+                    "a": first,
+                    "b": second,
+                    "measure": measure,
+                    "representation": representation,
+                    "layer": name,
+                    "value": value,
+                }
+            )
+    return rows
+
+
+def run_matrix(rows: Sequence[Mapping[str, Any]]) -> SimilarityMatrix:
+    """The rows of `run_rows` as a matrix of runs with runs: the mean over the layers that a pair shares."""
+    names = tuple(dict.fromkeys(row["a"] for row in rows))
+    values = [[np.mean([row["value"] for row in rows if (row["a"], row["b"]) == (a, b)]) for b in names] for a in names]
+    return SimilarityMatrix(rows[0]["measure"], rows[0]["representation"], names, names, np.array(values))
+
+
+def tidy(matrix: SimilarityMatrix) -> list[dict[str, Any]]:
+    """One dictionary per cell: ``a``, ``b``, ``measure``, ``representation`` and ``value``."""
+    return [
+        {
+            "a": a,
+            "b": b,
+            "measure": matrix.measure,
+            "representation": matrix.representation,
+            "value": float(matrix.values[row, column]),
+        }
+        for row, a in enumerate(matrix.rows)
+        for column, b in enumerate(matrix.columns)
+    ]
+
+
+def _matrix(
+    rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, representation: str, estimator: str
+) -> SimilarityMatrix:
+    check_choice(measure, "measure", MEASURES)
+    values: NDArray[Any]
+    if measure == "cka":
+        matrix = centered_kernel_alignment_matrix(list(rows.values()), list(columns.values()), estimator=estimator)
+        values = matrix.cpu().numpy()
+    else:
+        same = rows is columns
+        values = np.full((len(rows), len(columns)), np.nan)
+        for (i, a), (j, b) in itertools.product(enumerate(rows.values()), enumerate(columns.values())):
+            values[i, j] = values[j, i] if same and j < i else _value(a, b, measure, estimator)
+    return SimilarityMatrix(measure, representation, tuple(rows), tuple(columns), values)
+
+
+def _value(a: Sketch, b: Sketch, measure: str, estimator: str) -> float:
+    return float(a.cka(b, estimator=estimator) if measure == "cka" else normalized_bures_similarity(a, b))
+
+
+def _over_epochs(run: SketchedRun, layer: str, representation: str) -> tuple[dict[str, Sketch], SketchSet]:
+    """Name of the epoch -> sketch, and a set without sketches that says of what they are."""
+    found: dict[str, Sketch] = {}
+    first: SketchSet | None = None
+    for held, file in zip(run, run.files, strict=True):
+        first = first or SketchSet({}, probe=held.probe, gradients=held.gradients)
+        first.require_comparable(held, representation)
+        epoch = f"epoch {held.epoch}" if held.epoch >= 0 else file.stem
+        name = epoch if epoch not in found else f"{epoch}, step {held.step}"
+        found[name] = _layer(held.of(representation), layer, str(file))
+    return found, first or SketchSet({})
+
+
+def _layer(sketches: Mapping[str, Sketch], layer: str, where: str) -> Sketch:
+    if layer not in sketches:
+        raise ValueError(f"there is no layer {layer!r} in {where}; it has {_some(sketches)}")
+    return sketches[layer]
+
+
+def _some(names: Mapping[str, Sketch], most: int = 12) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,0 +1,112 @@
+"""The description in a sketch file: what it must say, and the tensors that have to go with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sim import __version__
+from lightning_sim.sketch.sketch import Sketch
+
+__all__ = ["FIELDS", "FORMAT", "FORMAT_VERSION", "BadFieldError", "content_of", "parse_content", "tensor_name"]
+
+FORMAT = "lightning-sim sketches"
+FORMAT_VERSION = "1"
+FIELDS = {"network": str, "probe": str, "gradients": str, "epoch": int, "step": int}
+
+
+class BadFieldError(ValueError):
+    """A field of a file that is missing, or not what it has to be."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"field `{field}` {problem}")
+
+
+def content_of(metadata: Mapping[str, str]) -> str:
+    """The JSON in a file's metadata, if the file is one of ours and of a version that can be read."""
+    if metadata.get("format") != FORMAT:
+        raise BadFieldError("format", f"is {metadata.get('format')!r}, expected {FORMAT!r}")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise BadFieldError(
+            "format_version",
+            f"is {metadata.get('format_version')!r}, and lightning-sim {__version__} reads {FORMAT_VERSION!r}; the "
+            f"file was written by lightning-sim {metadata.get('package_version')!r}: install that version or a newer",
+        )
+    for field in ("content", "sha256"):
+        if field not in metadata:
+            raise BadFieldError(field, "is missing")
+    return metadata["content"]
+
+
+def parse_content(content: str) -> dict[str, Any]:
+    """The description, in which every sketch has under "expected" what its tensors must look like."""
+    try:
+        found: dict[str, Any] = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadFieldError("content", f"is no JSON: {error}") from error
+    entries = found.get("sketches") if isinstance(found, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise BadFieldError("content.sketches", "is not a list of sketches")
+    for name, kind in FIELDS.items():
+        if type(found.get(name)) is not kind:
+            raise BadFieldError(f"content.{name}", f"is {found.get(name)!r}, expected {kind.__name__}")
+    shape = found.get("logits", "missing")
+    if shape is not None and not (
+        isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n < 2**31 for n in shape)
+    ):
+        raise BadFieldError("content.logits", f"is {shape!r}, expected a shape (samples, classes)")
+    seen = set()
+    for index, entry in enumerate(entries):
+        where = f"content.sketches[{index}]"
+        for name, kind in {"layer": str, "representation": str, "state": dict, "scales": dict}.items():
+            if not isinstance(entry, dict) or type(entry.get(name)) is not kind:
+                raise BadFieldError(f"{where}.{name}", f"is missing or no {kind.__name__}")
+        key = (entry["representation"], entry["layer"])
+        if key in seen:
+            raise BadFieldError(where, f"repeats the layer {'/'.join(key)!r}")
+        seen.add(key)
+        entry["expected"] = _expected(index, entry["state"], entry["scales"], where)
+    return found
+
+
+def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: str) -> dict[str, Tensor]:
+    """Tensors without memory, of the shapes and dtypes that the numbers in the description ask for."""
+    known = Sketch().state_dict()
+    del known["sums"]
+    for name in sorted(known.keys() | state.keys()):
+        value = state.get(name)
+        if name not in known:
+            raise BadFieldError(f"{where}.state.{name}", "is unknown to this version")
+        if name not in state or not _fits(value, known[name]):
+            problem = f"is {value!r}, expected {type(known[name]).__name__}" if name in state else "is missing"
+            raise BadFieldError(f"{where}.state.{name}", problem)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise BadFieldError(f"{where}.state.{name}", "does not fit into 64 bits")
+    for name, lowest in (("count", 1), ("width", 1), ("gradient_width", 0)):
+        if state[name] < lowest:
+            raise BadFieldError(f"{where}.state.{name}", f"is {state[name]}, expected at least {lowest}")
+    try:
+        sketch = Sketch.from_state_dict({**state, "sums": {}})
+        sketch.allocate(sketch.width, "meta", sketch.gradient_width)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise BadFieldError(f"{where}.state", f"describes no sketch: {error}") from error
+    sums = sketch._sums
+    for name, scale in scales.items():
+        if name not in sums or sums[name].ndim < 3 or not isinstance(scale, float) or not 0 < scale < math.inf:
+            raise BadFieldError(f"{where}.scales.{name}", f"is {scale!r}, expected the positive scale of a matrix")
+    return {tensor_name(index, name): value.half() if name in scales else value for name, value in sums.items()}
+
+
+def tensor_name(index: int, name: str) -> str:
+    """Of a sum of the sketch that stands at `index` in the description."""
+    # Layers' names stay in the description: they may hold anything.
+    return f"{index}.{name}"
+
+
+def _fits(value: object, example: object) -> bool:
+    # Settings that are not in use are None in a new sketch.
+    return type(value) is type(example) or (example is None and isinstance(value, str | int | float))

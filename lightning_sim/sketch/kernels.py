@@ -1,0 +1,50 @@
+"""Similarities of kernel matrices over buckets, where there is nothing thinner to compute them from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["kernel_similarity", "positive_root"]
+
+
+def kernel_similarity(kernel_x: Tensor, kernel_y: Tensor, measure: str) -> Tensor:
+    r"""Biased CKA or NBS of two symmetric kernel matrices, as they are.
+
+    .. math:: CKA = \frac{\langle K, L \rangle}{\|K\|_F \|L\|_F}, \quad
+        NBS = \frac{\|K^{1/2} L^{1/2}\|_*}{\sqrt{tr K \; tr L}}
+
+    Args:
+        kernel_x: (M, M), positive semidefinite but for rounding for ``"nbs"``.
+        kernel_y: (M, M).
+        measure: ``"cka"`` or ``"nbs"``.
+
+    Returns:
+        Scalar in float64; NaN for a kernel that is zero or not finite.
+
+    Raises:
+        ValueError: for kernels of different sizes or an unknown measure.
+    """
+    if measure not in ("cka", "nbs"):
+        raise ValueError(f'`measure` must be "cka" or "nbs", got {measure!r}')
+    if kernel_x.shape != kernel_y.shape:
+        raise ValueError(f"kernels of different sizes, {tuple(kernel_x.shape)} and {tuple(kernel_y.shape)}")
+    kernel_x, kernel_y = kernel_x.double(), kernel_y.double()
+    if not all(bool(torch.isfinite(kernel).all()) and bool(kernel.any()) for kernel in (kernel_x, kernel_y)):
+        return torch.full((), torch.nan, dtype=torch.float64, device=kernel_x.device)
+    norms = torch.linalg.matrix_norm(kernel_x), torch.linalg.matrix_norm(kernel_y)
+    kernel_x, kernel_y = kernel_x / norms[0], kernel_y / norms[1]
+    if measure == "cka":
+        cosine: Tensor = (kernel_x * kernel_y).sum()
+        return cosine
+    nuclear = torch.linalg.svdvals(positive_root(kernel_x) @ positive_root(kernel_y)).sum()
+    similarity: Tensor = nuclear / (kernel_x.trace() * kernel_y.trace()).sqrt()
+    return similarity
+
+
+def positive_root(kernel: Tensor, power: float = 0.5) -> Tensor:
+    """A power (M, M) of a positive semidefinite matrix, on the directions whose eigenvalue is above rounding."""
+    values, vectors = torch.linalg.eigh(kernel)
+    above = values > len(kernel) * torch.finfo(kernel.dtype).eps * values[-1]
+    root: Tensor = (vectors[:, above] * values[above] ** power) @ vectors[:, above].T
+    return root

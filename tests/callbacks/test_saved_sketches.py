@@ -1,0 +1,164 @@
+import pytest
+import torch
+from torch import nn
+
+from lightning_sim import Reference, SimilarityMonitor
+from lightning_sim.callbacks import saving
+from lightning_sim.sketch import SketchSet, load_sketches, save_sketches
+
+from ..sketch.data import sketched
+from .training import CONVOLUTIONS, digits, features, fit, new_network
+
+SIZES = {"num_samples": 100, "num_buckets": 128, "num_projections": 128}
+
+
+def files_of(root):
+    return sorted(file.relative_to(root).as_posix() for file in root.rglob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained network and the file of its sketches after the last epoch."""
+    root = tmp_path_factory.mktemp("teacher")
+    monitor = SimilarityMonitor("init", layers=CONVOLUTIONS, save_sketches=True, **SIZES)
+    _, network = fit([monitor], epochs=2, root=root)
+    return network, root / "similarity" / "sketches" / "epoch=1-step=11.safetensors"
+
+
+def test_every_measurement_becomes_a_file_of_what_it_was_computed_from(trained):
+    network, path = trained
+    assert files_of(path.parents[2]) == [f"similarity/sketches/epoch={n}-step={6 * n + 5}.safetensors" for n in (0, 1)]
+    held = load_sketches(path)
+    assert (held.network, held.epoch, held.step) == ("DigitsNet", 1, 11)
+    assert list(held.of("features")) == CONVOLUTIONS
+    probe = digits(300, 400)
+    for layer, sketch in held.of("features").items():
+        own = sketched(features(network, layer, probe), num_buckets=128, num_projections=128)
+        assert float(sketch.cka(own)) == pytest.approx(1, abs=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(held.logits, network.eval()(probe.tensors[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(2, [1, 3]), (3, [2]), (False, [])])
+def test_saving_every_nth_measurement(tmp_path, every, epochs):
+    fit([SimilarityMonitor(layers="net.0", save_sketches=every, **SIZES)], epochs=4, root=tmp_path)
+    expected = [f"similarity/sketches/epoch={n}-step={6 * n + 5}.safetensors" for n in epochs]
+    assert files_of(tmp_path) == expected
+
+
+def test_nothing_is_saved_in_a_fast_development_run(tmp_path):
+    fit([SimilarityMonitor(layers="net.0", save_sketches=True, **SIZES)], root=tmp_path, fast_dev_run=True)
+    assert files_of(tmp_path) == []
+
+
+def test_a_full_disk_is_warned_about_and_ends_no_training(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saving, "save_sketches", full)
+    monitor = SimilarityMonitor(layers="net.0", save_sketches=True, **SIZES)
+    with pytest.warns(UserWarning, match=r"sketches could not be saved.*No space left"):
+        fit([monitor], epochs=1, root=tmp_path)
+    assert len(monitor.history) == 1
+
+
+@pytest.mark.parametrize("layers", ["auto", CONVOLUTIONS, {"net.3": "net.0"}])
+def test_monitoring_without_the_reference_network_gives_the_same_numbers(tmp_path, trained, layers):
+    network, path = trained
+    given = [SimilarityMonitor(source, layers=layers, name=name, **SIZES)
+             for source, name in ((path, "file"), (network, "network"))]  # fmt: skip
+    fit(given, epochs=2, root=tmp_path, network=new_network(seed=5))
+    by_file, by_network = (monitor.history for monitor in given)
+    assert {"cka/features/net.3", "nbs/features/net.3", "agreement", "jsd"} <= set(by_file.names)
+    for mine, theirs in zip(by_file.measurements, by_network.measurements, strict=True):
+        for name in set(mine.values) - {"seconds"}:
+            assert mine.values[name] == theirs.values[name], name
+    assert by_file.metadata["reference"]["kind"] == "sketches"
+    assert len(by_file.metadata["reference"]["sha256"]) == 64
+
+
+def test_monitoring_gradients_without_the_reference_network(tmp_path):
+    kinds = {"representations": ("gradients", "features*gradients"), "layers": "net.0", **SIZES}
+    _, network = fit([SimilarityMonitor(save_sketches=True, **kinds)], epochs=1, root=tmp_path)
+    path = tmp_path / "similarity" / "sketches" / "epoch=0-step=5.safetensors"
+    given = [SimilarityMonitor(source, name=name, **kinds) for source, name in ((path, "file"), (network, "network"))]
+    fit(given, epochs=1, root=tmp_path, network=new_network(seed=5))
+    for name in ("cka/gradients/net.0", "cka/features*gradients/net.0"):
+        by_file, by_network = (monitor.history.measurements[0].values[name] for monitor in given)
+        assert by_file == by_network
+    with pytest.raises(ValueError, match=r"different losses.*beta = 0\.25.*beta = 0\.5"):
+        fit([SimilarityMonitor(path, beta=0.25, **kinds)], root=tmp_path)
+
+
+def test_resuming_against_saved_sketches(tmp_path, trained):
+    _, path = trained
+    whole, first, second = (SimilarityMonitor(path, layers=CONVOLUTIONS, **SIZES) for _ in range(3))
+    fit([whole], epochs=2, root=tmp_path / "whole")
+    trainer, _ = fit([first], epochs=1, root=tmp_path / "parts")
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    fit([second], epochs=2, root=tmp_path / "parts", ckpt_path=tmp_path / "last.ckpt")
+    assert second.history.epochs == [0, 1]
+    assert second.history.measurements[0].values["jsd"] == whole.history.measurements[0].values["jsd"]
+    assert (tmp_path / "last.ckpt").stat().st_size < path.stat().st_size  # the reference stays in its file
+
+
+def without_outputs(path, folder):
+    held = load_sketches(path)
+    save_sketches(SketchSet(held.sketches, probe=held.probe), folder / "x.safetensors")
+    return folder / "x.safetensors"
+
+
+def test_outputs_are_left_out_where_the_file_has_none(tmp_path, trained):
+    path = without_outputs(trained[1], tmp_path)
+    monitor = SimilarityMonitor(path, layers=CONVOLUTIONS, **SIZES)
+    fit([monitor], epochs=1, root=tmp_path)
+    assert monitor.history.measures == ["cka", "nbs"]
+    with pytest.raises(ValueError, match=r"jsd \(the output of the reference is not in the file"):
+        fit([SimilarityMonitor(path, layers=CONVOLUTIONS, measures=["cka", "jsd"], **SIZES)], root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 90}, "different probes"),
+        ({"probe": digits(0, 100)}, "different probes"),
+        ({"num_buckets": 256}, r"epoch=1-step=11\.safetensors.*num_buckets=128"),
+        ({"seed": 4}, "seed=0"),
+        ({"layers": ["net.6"]}, r"'net\.6' in the reference.*Available: net\.0, net\.3"),
+        ({"layers": {"net.0": "conv"}}, "'conv' in the reference"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_training(tmp_path, trained, options, message):
+    monitor = SimilarityMonitor(trained[1], **SIZES | options)
+    with pytest.raises(ValueError, match=message):
+        fit([monitor], root=tmp_path)
+
+
+def test_other_samples_are_refused_where_the_probe_is_not_known(tmp_path):
+    network = new_network()
+    layer = features(network, "net.0", digits(300, 390))
+    sketch = sketched(layer, num_buckets=128, num_projections=128)
+    save_sketches(SketchSet({"features": {"net.0": sketch}}), tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"90 samples.*0 to 99"):
+        fit([SimilarityMonitor(tmp_path / "x.safetensors", **SIZES)], root=tmp_path)
+    monitor = SimilarityMonitor(tmp_path / "x.safetensors", **SIZES | {"num_samples": 90})
+    fit([monitor], epochs=1, root=tmp_path)
+    assert monitor.history.layers == ["net.0"]
+
+
+def test_references_made_from_files(tmp_path, trained):
+    _, path = trained
+    assert Reference(path).kind == Reference.from_sketches(path).kind == "sketches"
+    assert Reference(Reference(path)).saved is not None
+    assert Reference(path).weights_for(nn.Linear(2, 2)) is None
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-1])
+    for reference in (Reference.from_sketches, lambda cut: Reference(cut).weights_for(nn.Linear(2, 2))):
+        with pytest.raises(ValueError, match=r"cut\.safetensors"):
+            reference(tmp_path / "cut.safetensors")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Reference.from_sketches(tmp_path / "nowhere.safetensors")
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match=r"`save_sketches`.*-1"):
+        SimilarityMonitor(save_sketches=-1)

@@ -1,0 +1,223 @@
+import argparse
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_sim.compare import command, epoch_matrix, find_run, layer_matrix, run_rows, tidy
+from lightning_sim.sketch import SketchSet, centered_kernel_alignment_matrix, save_sketches
+
+from ..sketch.data import sketched
+
+LAYERS = ["conv1", "conv2", "fc/out"]
+
+
+def network(seed, *, drift=0.0, samples=60, layers=LAYERS, probe="abc", epoch=-1, **sizes):
+    """Layers that share most of their signal, and drift away from it."""
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(samples, 10, generator=torch.Generator().manual_seed(7))
+    sketches = {
+        layer: sketched(
+            common + (0.3 * depth + drift) * torch.randn(samples, 10, generator=generator),
+            **{"num_buckets": 64, "num_projections": 16} | sizes,
+        )
+        for depth, layer in enumerate(layers, start=1)
+    }
+    return SketchSet({"features": sketches}, "net", probe, epoch=epoch, step=epoch * 10)
+
+
+def write_run(folder, seed, epochs=(0, 9, 10), place="similarity/sketches"):
+    for epoch in epochs:
+        held = network(seed, drift=2 / (epoch + 1), epoch=epoch)
+        save_sketches(held, folder / place / f"epoch={epoch}-step={10 * epoch}.safetensors")
+    return folder
+
+
+def compare(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    parsed = parser.parse_args(["compare", *map(str, arguments)])
+    return parsed.run(parsed)
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("measure", ["cka", "nbs"])
+def test_layers_with_layers_are_the_sketches_own_similarities(measure):
+    a, b = network(1), network(2, layers=["x", "y"])
+    matrix = layer_matrix(a, b, measure)
+    assert (matrix.rows, matrix.columns) == (tuple(LAYERS), ("x", "y"))
+    for i, mine in enumerate(a.of().values()):
+        for j, theirs in enumerate(b.of().values()):
+            expected = mine.cka(theirs) if measure == "cka" else mine.nbs(theirs)
+            assert matrix.values[i, j] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_network_with_itself():
+    held = network(1)
+    for measure in ("cka", "nbs"):
+        matrix = layer_matrix(held, held, measure)
+        assert np.allclose(np.diag(matrix.values), 1, atol=1e-6)
+        assert np.allclose(matrix.values, matrix.values.T, atol=1e-6)
+
+
+def test_comparing_files_gives_the_same_bits_as_comparing_in_memory(tmp_path):
+    a, b = network(1), network(2)
+    for held, name in ((a, "a"), (b, "b")):
+        save_sketches(held, tmp_path / f"{name}.safetensors")
+    by_file = layer_matrix(find_run(tmp_path / "a.safetensors").at(), find_run(tmp_path / "b.safetensors").at())
+    in_memory = centered_kernel_alignment_matrix(list(a.of().values()), list(b.of().values()))
+    assert np.array_equal(by_file.values, in_memory.numpy())
+
+
+def test_the_biased_estimator_reaches_the_sketches():
+    a, b = network(1), network(2)
+    values = layer_matrix(a, b, estimator="biased").values
+    expected = a.of()["conv1"].cka(b.of()["conv1"], estimator="biased")
+    assert values[0, 0] == pytest.approx(float(expected), abs=1e-6)
+    assert values[0, 0] != pytest.approx(float(layer_matrix(a, b).values[0, 0]), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (network(2, probe="other"), "different probes.*abc and other"),
+        (network(2, num_buckets=128), "num_buckets"),
+        (network(2, samples=50), "different samples"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        layer_matrix(network(1), other)
+    with pytest.raises(ValueError, match=message):
+        run_rows({"a": network(1), "b": other})
+
+
+def test_unknown_measures_and_representations_are_refused():
+    with pytest.raises(ValueError, match=r"`measure`.*'cca'"):
+        layer_matrix(network(1), network(2), "cca")
+    with pytest.raises(ValueError, match="no sketches of 'gradients'"):
+        layer_matrix(network(1), network(2), representation="gradients")
+
+
+def test_epochs_with_epochs_in_the_order_of_training(tmp_path):
+    run = find_run(write_run(tmp_path, seed=1))
+    matrix = epoch_matrix(run, run, "conv2")
+    assert matrix.rows == ("epoch 0", "epoch 9", "epoch 10")
+    first, last = network(1, drift=2.0).of()["conv2"], network(1, drift=2 / 11).of()["conv2"]
+    assert matrix.values[0, 2] == pytest.approx(float(first.cka(last)), abs=1e-6)
+    other = find_run(write_run(tmp_path / "other", seed=2, epochs=(3,)))
+    assert epoch_matrix(run, other, "conv2").values.shape == (3, 1)
+    with pytest.raises(ValueError, match=r"no layer 'conv9' in .*it has conv1, conv2, fc/out"):
+        epoch_matrix(run, run, "conv9")
+
+
+def test_epochs_of_different_probes_are_refused(tmp_path):
+    for epoch, probe in ((0, "abc"), (1, "def")):
+        save_sketches(network(1, epoch=epoch, probe=probe), tmp_path / f"epoch={epoch}.safetensors")
+    run = find_run(tmp_path)
+    with pytest.raises(ValueError, match="different probes"):
+        epoch_matrix(run, run, "conv1")
+
+
+def test_runs_with_runs():
+    runs = {"a": network(1), "b": network(2), "c": network(3, layers=["conv2", "new"])}
+    rows = run_rows(runs)
+    found = {(row["a"], row["b"], row["layer"]): row["value"] for row in rows}
+    assert ("a", "c", "conv2") in found
+    assert ("a", "c", "conv1") not in found
+    expected = runs["a"].of()["conv1"].cka(runs["b"].of()["conv1"])
+    assert found["a", "b", "conv1"] == pytest.approx(float(expected), abs=1e-6)
+    with pytest.raises(ValueError, match=r"no layer 'conv1' in c"):
+        run_rows(runs, layer="conv1")
+    with pytest.raises(ValueError, match="no layer of the same name"):
+        run_rows({"a": network(1), "b": network(1, layers=["z"])})
+
+
+def test_an_epoch_by_number(tmp_path):
+    run = find_run(write_run(tmp_path, seed=1))
+    assert run.at(9).epoch == 9
+    assert run.at().epoch == 10
+    with pytest.raises(ValueError, match="no sketches of epoch 4; it has 0, 9, 10"):
+        run.at(4)
+
+
+@pytest.mark.parametrize("place", ["similarity/sketches", "drift/sketches", "sketches", "."])
+def test_runs_are_found(tmp_path, place):
+    write_run(tmp_path, seed=1, place=place)
+    assert len(find_run(tmp_path).files) == 3
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        find_run(tmp_path / "nowhere")
+    write_run(tmp_path / "version_3", seed=1)
+    (tmp_path / "weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(FileNotFoundError, match=r"save_sketches=True.*Runs below: .*version_3"):
+        find_run(tmp_path)
+    write_run(tmp_path / "version_3", seed=1, place="drift/sketches")
+    with pytest.raises(ValueError, match=r"several monitors.*drift.*similarity"):
+        find_run(tmp_path / "version_3")
+
+
+def test_command_layers(tmp_path, capsys):
+    a, b = write_run(tmp_path / "a", seed=1), write_run(tmp_path / "b", seed=2)
+    png, table = tmp_path / "out" / "m.png", tmp_path / "out" / "m.csv"
+    assert compare(a, b, "--measure", "nbs", "--out", png, "--out", table) == 0
+    rows = read(table)
+    assert list(rows[0]) == ["a", "b", "measure", "representation", "value"]
+    assert len(rows) == 9
+    expected = layer_matrix(find_run(a).at(), find_run(b).at(), "nbs")
+    assert [float(row["value"]) for row in rows] == [row["value"] for row in tidy(expected)]
+    assert png.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert f"{expected.values[0, 1]:.4f}" in printed
+    assert "fc/out" in printed
+
+
+def test_command_epochs(tmp_path):
+    run = write_run(tmp_path / "a", seed=1)
+    assert compare(run, "--layer", "conv1", "--out", tmp_path / "m.csv") == 0
+    rows = read(tmp_path / "m.csv")
+    assert [(row["a"], row["b"]) for row in rows][:2] == [("epoch 0", "epoch 0"), ("epoch 0", "epoch 9")]
+
+
+def test_command_runs(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
+    assert compare(*runs, "--epoch", 9, "--out", tmp_path / "m.csv", "--out", tmp_path / "m.svg") == 0
+    rows = read(tmp_path / "m.csv")
+    assert len(rows) == 3 * 3 * len(LAYERS)
+    mean = np.mean([float(row["value"]) for row in rows if (row["a"], row["b"]) == ("a", "b")])
+    assert f"{mean:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no file or folder nowhere"),
+        (["{run}", "--layer", "conv9"], "no layer 'conv9'"),
+        (["{run}", "--epoch", "77"], "no sketches of epoch 77"),
+        (["{run}", "--epoch", "9", "--layer", "conv1"], "leave --epoch out"),
+        (["{run}", "--representation", "gradients"], "no sketches of 'gradients'"),
+    ],
+)
+def test_command_says_what_is_wrong_and_fails(tmp_path, capsys, arguments, message):
+    write_run(tmp_path, seed=1)
+    assert compare(*(argument.format(run=tmp_path) for argument in arguments)) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_command_refuses_other_outputs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        compare(tmp_path, "--out", "x.docx")
+    assert ".csv, .png" in capsys.readouterr().err
+
+
+def test_names_from_files_do_not_move_the_cursor(tmp_path, capsys):
+    save_sketches(network(1, layers=["\x1b[2J evil", ""]), tmp_path / "x.safetensors")
+    assert compare(tmp_path / "x.safetensors", "--out", tmp_path / "x.png") == 0
+    assert "\x1b" not in capsys.readouterr().out

@@ -1,0 +1,161 @@
+"""The kernel of features and gradients at once, by tensor sketch."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_sim.sketch import Sketch, Tang2020Sketch
+from lightning_sim.sketch.tensor_sketch import tensor_sketch
+from tests.golden import reference_rows
+from tests.sketch import exact
+
+WIDTH = 256
+
+
+def sketched(features, gradients, *, make=Sketch, batch_size=2000, **settings):
+    sketch = make(**settings)
+    for start in range(0, len(features), batch_size):
+        rows = slice(start, start + batch_size)
+        sketch.update(features[rows], torch.arange(len(features))[rows], gradients=gradients[rows])
+    return sketch
+
+
+def outer_products(features, gradients):
+    return torch.einsum("bi,bj->bij", features.double(), gradients.double()).flatten(1).numpy()
+
+
+def latent(samples, rank, correlation, seed):
+    """Features and gradients of two networks, `rank` latent variables each, of which the two networks share some.
+
+    Returns them as ((features, gradients), (features, gradients)) of width 256, and the exact CKA of their product
+    kernels, computed from the outer products of coordinates in the few dimensions that they span.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    networks, products = [[], []], []
+    for mean in (1.0, 0.0):  # of features and of gradients
+        shared, private = draw(samples, rank), draw(samples, rank)
+        other = correlation * shared + (1 - correlation**2) ** 0.5 * private
+        for network, variables in zip(networks, (shared, other), strict=True):
+            network.append(variables @ draw(rank, WIDTH) / rank**0.5 + mean * draw(1, WIDTH))
+    for features, gradients in networks:
+        coordinates = [z @ torch.linalg.svd(z, full_matrices=False)[2][: rank + 1].T for z in (features, gradients)]
+        products.append(outer_products(*coordinates))
+    pairs = [tuple(z.float() for z in network) for network in networks]
+    return (*pairs, exact.cka_unbiased(*products))
+
+
+def errors(rank, correlation, seeds, samples=8000, **settings):
+    x, y, truth = latent(samples, rank, correlation, seed=rank)
+    pairs = [(sketched(*x, seed=seed, **settings), sketched(*y, seed=seed, **settings)) for seed in range(seeds)]
+    return np.array([float(a.cka(b)) for a, b in pairs]) - truth, truth
+
+
+@pytest.mark.parametrize("row", [row for m in ("cka_hadamard", "nbs_hadamard") for row in reference_rows(m)], ids=str)
+def test_golden(row):
+    arrays = row.arrays()
+    if row.params["center_factors"]:
+        arrays = [z - z.mean(0) for z in arrays]
+    widest = max(f.shape[1] * g.shape[1] for f, g in (arrays[:2], arrays[2:]))
+    settings = {"num_buckets": 2048, "num_projections": 2 * widest, "dtype": torch.float64}
+    a, b = sketched(*arrays[:2], **settings), sketched(*arrays[2:], **settings)
+    if row.measure == "nbs_hadamard":
+        value = a.nbs(b)
+    else:
+        value = a.cka(b, estimator="unbiased" if row.params.get("unbiased") else "biased")
+    row.assert_reproduced_by(value)
+
+
+def test_golden_values_are_there():
+    assert len(reference_rows("cka_hadamard")) >= 4
+    assert len(reference_rows("nbs_hadamard")) >= 2
+
+
+@pytest.mark.parametrize(("rank", "correlation"), [(10, 0.6), (40, 0.9)])
+def test_sketched_products_stay_close_to_exact(rank, correlation):
+    found, _ = errors(rank, correlation, seeds=6, samples=3000, num_buckets=512, num_projections=4096)
+    assert abs(found.mean()) < 0.015
+    assert np.abs(found).max() < 0.05
+
+
+@pytest.mark.study
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("rank", [10, 40])
+@pytest.mark.parametrize("correlation", [0, 0.6, 0.9])
+def test_sketched_products_of_many_seeds(rank, correlation):
+    found, truth = errors(rank, correlation, seeds=20, num_buckets=512, num_projections=4096)
+    published, _ = errors(rank, correlation, seeds=3, make=Tang2020Sketch, num_buckets=512)
+    print(
+        f"rank {rank}, correlation {correlation}: exact {truth:.4f}, mean error {found.mean():+.4f} "
+        f"(sd {found.std():.4f}), largest {np.abs(found).max():.4f}; as published {published.mean():+.4f}"
+    )
+    assert abs(found.mean()) < 0.01
+    assert np.abs(found).max() < 0.06
+
+
+def test_inner_products_are_those_of_outer_products():
+    generator = torch.Generator().manual_seed(0)
+    f, g = (torch.randn(2, width, generator=generator, dtype=torch.float64) for width in (300, 40))
+    truth = (f[0] @ f[1]) * (g[0] @ g[1])
+    values = torch.stack([part[0] @ part[1] for seed in range(400) for part in tensor_sketch(f, g, 512, seed)])
+    assert abs(values.mean() - truth) < 4 * values.std() / len(values) ** 0.5
+    # The two halves of one sketch are independent of each other.
+    halves = values.view(-1, 2) - truth
+    correlation = (halves[:, 0] * halves[:, 1]).mean() / values.var()
+    assert abs(correlation) < 4 / 400**0.5
+
+
+def test_the_convolution_is_a_fold_of_the_outer_product():
+    # Every entry (i, j) goes with one sign to one column, so that the sketch of basis vectors has one entry, +1 or -1.
+    f, g = torch.eye(20, dtype=torch.float64), torch.eye(9, dtype=torch.float64)
+    rows = tensor_sketch(f.repeat_interleave(9, 0), g.repeat(20, 1), 64, seed=3)
+    for half in rows:
+        assert torch.allclose(half.abs().sum(1), torch.ones(180, dtype=torch.float64))
+        assert torch.allclose(half.abs().amax(1), torch.ones(180, dtype=torch.float64))
+        columns = half.abs().argmax(1).view(20, 9)
+        assert columns.flatten().bincount(minlength=32).max() < 20  # all columns are used
+        square = columns[:9, :9]
+        assert (square == square.T).float().mean() < 0.4  # (i, j) and (j, i) go to different columns
+
+
+def test_narrow_products_are_exact():
+    x, y, _ = latent(300, 3, 0.6, seed=0)
+    x, y = ([z[:, :16] for z in network] for network in (x, y))
+    a, b = sketched(*x), sketched(*y)
+    assert float(a.cka(b)) == pytest.approx(exact.cka_unbiased(outer_products(*x), outer_products(*y)), abs=1e-5)
+    assert float(a.nbs(b)) == pytest.approx(exact.nbs(outer_products(*x), outer_products(*y)), abs=1e-5)
+
+
+def test_any_batching_and_merging_gives_the_same_sketch():
+    x, _, _ = latent(500, 5, 0.6, seed=0)
+    whole = sketched(*x, num_buckets=64, batch_size=500)
+    merged = Sketch(num_buckets=64)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    for part in order.split([300, 1, 199]):
+        other = Sketch(num_buckets=64)
+        other.update(x[0][part], part, gradients=x[1][part])
+        merged.merge(other)
+    for mine, theirs in zip(merged.sums(), whole.sums(), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
+    again = Sketch.from_state_dict(whole.state_dict())
+    assert torch.equal(again.cka(merged), whole.cka(merged))
+
+
+def test_kinds_are_not_mixed():
+    x, g, ids = torch.randn(8, 4), torch.randn(8, 6), torch.arange(8)
+    with_gradients, without = Sketch(), Sketch()
+    with_gradients.update(x, ids, gradients=g)
+    without.update(x, ids)
+    with pytest.raises(ValueError, match="with `gradients` so far, and now without"):
+        with_gradients.update(x, ids + 8)
+    with pytest.raises(ValueError, match="without `gradients` so far, and now with"):
+        without.update(x, ids + 8, gradients=g)
+    with pytest.raises(ValueError, match=r"different kinds.*6 and 0"):
+        with_gradients.merge(without)
+    with pytest.raises(ValueError, match="`gradients` must keep their width: 6 so far, now 5"):
+        with_gradients.update(x, ids + 8, gradients=g[:, :5])
+    with pytest.raises(ValueError, match=r"8 integers, one for each row|`sample_ids` must be 7"):
+        Sketch().update(x, ids, gradients=g[:7])

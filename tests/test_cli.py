@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_sim import SimilarityHistory, __version__, cli
+from lightning_sim._measurement import Measurement
+from lightning_sim.demo import Demo, terminal
+
+
+def test_the_command_is_installed() -> None:
+    (script,) = entry_points(group="console_scripts", name="lightning-sim")
+    assert script.value == "lightning_sim.cli:main"
+
+
+def test_help_lists_the_demo_without_the_wait_for_lightning() -> None:
+    code = "import sys; from lightning_sim.cli import main\ntry: main(['--help'])\nfinally: print(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "demo" in result.stdout
+    assert "argparse" in result.stdout.split()
+    assert "lightning" not in result.stdout.split()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.strip() == f"lightning-sim {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["dmeo"], "invalid choice: 'dmeo'"),
+        (["demo", "--epochs", "0"], "--epochs: must be between 1 and 1000, got 0"),
+        (["demo", "--epochs", "two"], "--epochs: invalid integer value: 'two'"),
+        (["demo", "--seed", "-1"], "--seed: must be between 0 and"),
+        (["demo", "--seed", str(2**64)], "--seed: must be between 0 and"),
+        (["demo", "--oot", "x"], "unrecognized arguments: --oot"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_extras_are_named_with_the_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def without(name: str, *args: Any) -> Any:
+        return None if name in ("sklearn", "tensorboard") else find_spec(name, *args)
+
+    monkeypatch.setattr(cli, "find_spec", without)
+    assert cli.main(["demo", "--out", str(tmp_path / "runs")]) == 1
+    message = capsys.readouterr().err
+    assert "scikit-learn, tensorboard: pip install 'lightning-sim[demo]'" in message
+    assert "rich" not in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_as_directory_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert cli.main(["demo", "--out", str(file)]) == 1
+    assert f"--out {file} cannot be written to" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+def test_the_demo_explains_itself_and_keeps_earlier_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def run_demo(directory: Path, *, epochs: int, seed: int, on_batch: Callable[[str], None]) -> Demo:
+        asked.extend([directory, epochs, seed])
+        for _ in range(22):
+            on_batch("fine-tuned")
+        accuracies = {"reference": 0.911, "fine-tuned": 0.822, "from scratch": 0.733}
+        values = {"cka/features/conv": 0.4444, "agreement": 0.5555}
+        histories = {name: SimilarityHistory({}, [Measurement(0, 9, values)]) for name in list(accuracies)[1:]}
+        return Demo(directory, histories, accuracies)
+
+    monkeypatch.setattr(terminal, "run_demo", run_demo)
+    out = tmp_path / "my [bold] runs"
+    (out / "version_0").mkdir(parents=True)
+    assert cli.main(["demo", "--out", str(out), "--epochs", "1", "--seed", "5"]) == 0
+    run = out / "version_1"
+    assert asked == [run, 1, 5]
+    assert run.is_dir()
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for part in (
+        "22/22 batches",
+        "reference 91.1%, fine-tuned 82.2%, from scratch 73.3%",
+        "Fine-tuning changed all layers",
+        f"Figure       {run / 'similarity.png'}\n",
+        f"TensorBoard  tensorboard --logdir '{run}'\n",
+        f"lightning_sim.read_history({str(run / 'fine-tuned')!r}).to_pandas()",
+    ):
+        assert part in captured.out
+    rows = [line.split() for line in captured.out.splitlines()]
+    assert ["conv", "0.44", "0.44"] in rows
+    assert ["agreement", "0.56", "0.56"] in rows
