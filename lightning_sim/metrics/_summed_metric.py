@@ -1,0 +1,94 @@
+"""What all metrics share: states that add over batches and ranks, and ranks that add them by all-reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_sim.sketch.synchronization import all_reduce_sum
+
+__all__ = ["SummedMetric"]
+
+
+class SummedMetric(Metric):
+    """A metric whose states are all sums.
+
+    Ranks add their states by all-reduce, one state at a time, where torchmetrics gathers the states of all ranks
+    on every rank: memory and traffic are proportional to the state, whatever the number of ranks. A `dist_sync_fn`
+    given by the user takes its place, and may return the states of all ranks or their sum.
+
+    States keep their dtype when a module that holds the metric is cast, as Lightning's ``precision="bf16-true"``
+    does; `set_dtype` changes it.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any | None = None,
+        should_sync: bool = True,
+        distributed_available: Callable[[], bool] | None = None,
+    ) -> None:
+        """Replace the states by their sums over the ranks, until `unsync`."""
+        dist_sync_fn = dist_sync_fn or self.dist_sync_fn or _all_reduced
+        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the samples of another metric of the same class and settings, or of its `metric_state`.
+
+        Raises:
+            ValueError: for another metric or settings, or for states of other names or shapes.
+        """
+        # torchmetrics has this since 1.6 only, and goes on to return a value computed before.
+        updates = 1
+        if isinstance(incoming_state, Metric):
+            if not isinstance(incoming_state, type(self)):
+                raise ValueError(
+                    f"`incoming_state` must be a {type(self).__name__} to be merged with one, "
+                    f"got {type(incoming_state).__name__}"
+                )
+            updates, incoming_state = incoming_state.update_count, incoming_state.metric_state
+        expected, given = _shapes(self.metric_state), _shapes(incoming_state)
+        if given != expected:
+            raise ValueError(f"`incoming_state` must hold states of the shapes {expected}, got {given}")
+        self._reduce_states(incoming_state)
+        self._computed = None
+        self._update_count += updates
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any | None = None) -> Any:
+        """Plot a value, or a sequence of values over steps; needs matplotlib.
+
+        Args:
+            val: what `compute` or `forward` returned, or a sequence of these; `compute()` if None.
+            ax: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            The figure (None where `ax` was given) and the axes.
+        """
+        return self._plot(val, ax)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        if self._dtype_convert:
+            return super()._apply(fn, exclude_state)
+
+        def keep_dtype(value: Tensor) -> Tensor:
+            moved = fn(value)
+            return moved if moved.dtype == value.dtype else value.to(moved.device)
+
+        return super()._apply(keep_dtype, exclude_state)
+
+
+def _shapes(state: Any) -> Any:
+    return {name: tuple(value.shape) for name, value in state.items()} if isinstance(state, dict) else state
+
+
+def _all_reduced(value: Tensor, group: Any | None = None) -> list[Tensor]:
+    """The sum over the ranks, in the form in which torchmetrics expects the values of all ranks."""
+    # A copy, because torchmetrics keeps the local state to go on from.
+    return [all_reduce_sum(value.detach().clone(memory_format=torch.contiguous_format), group)]
