@@ -81,7 +81,7 @@ def normalized_bures_similarity(a: Sketch, b: Sketch) -> Tensor:
         return torch.full((), torch.nan, dtype=a.dtype, device=a.device)
     x, y = a.centered()[0].double(), b.centered()[0].to(a.device).double()
     if a.count < a.num_buckets:  # then most buckets are empty
-        occupied = a.centered()[1] != 0
+        occupied = (x != 0).any(dim=2).any(dim=0) | (y != 0).any(dim=2).any(dim=0)
         x, y = x[:, occupied], y[:, occupied]
     num_folds = max(len(x), len(y))
     value = _bures_ratio(torch.cat(list(x), dim=1), torch.cat(list(y), dim=1))

@@ -6,6 +6,7 @@ import torch
 
 from lightning_sim.sketch import Sketch
 from lightning_sim.sketch.folding import fold
+from lightning_sim.sketch.hashing import sample_buckets, sample_signs
 from tests.golden import reference_rows
 from tests.sketch import exact
 from tests.sketch.data import related, sketched
@@ -94,6 +95,18 @@ def test_any_order_batching_and_split_gives_the_same_sketch():
             merged.merge(part)
         assert float(merged.cka(other)) == pytest.approx(float(whole.cka(other)), abs=1e-6)
         assert float(merged.nbs(other)) == pytest.approx(float(whole.nbs(other)), abs=1e-6)
+
+
+def test_a_bucket_in_which_signs_cancel_still_counts():
+    x, y = related(40, 30, rank=5, correlation=0.9, seed=0)
+    # 0 and 1024 share a bucket; take a seed that gives them opposite signs, so that the sketched ones cancel there.
+    ids = torch.cat([torch.arange(39), torch.tensor([1024])])
+    seed = next(seed for seed in range(50) if int(sample_signs(ids, seed)[[0, 39]].sum()) == 0)
+    matrix = np.zeros((1024, 40))
+    matrix[sample_buckets(ids, 1024, seed), np.arange(40)] = sample_signs(ids, seed)
+    left, right = (matrix @ exact.centered(z) for z in (x, y))
+    value = np.linalg.svd(left.T @ right, compute_uv=False).sum() / (np.linalg.norm(left) * np.linalg.norm(right))
+    assert float(sketched(x, ids=ids, seed=seed).nbs(sketched(y, ids=ids, seed=seed))) == pytest.approx(value, abs=1e-5)
 
 
 def test_shuffled_batches_are_paired_by_their_ids():
