@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -14,31 +15,57 @@ from tests.callbacks.training import digits, features, new_network
 from tests.sketch import exact
 
 
-def launch(tmp_path, devices, num_samples, epochs=2):
-    command = [sys.executable, "-m", "tests.callbacks.distributed_script", tmp_path, devices, num_samples, epochs]
+def launch(tmp_path, devices, num_samples, epochs=2, kind="plain", timeout=240):
+    script = "tests.callbacks.distributed_script"
+    command = [sys.executable, "-m", script, tmp_path, devices, num_samples, epochs, kind]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=240, env=environment, check=False
+        list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("devices", "num_samples"), [(2, 101), (3, 4)])
-def test_ranks_together_measure_what_the_definition_says(tmp_path, devices, num_samples):
-    result = launch(tmp_path, devices, num_samples)
-    assert result["world"] == devices
-    assert all(keys == result["keys"][0] for keys in result["keys"])
-    assert read_history(tmp_path).to_records() == result["records"]
-
+def assert_measured(tmp_path, num_samples):
+    """The record's last epoch against values computed from the weights of rank 0."""
     probe = TensorDataset(*digits(300, 300 + num_samples).tensors)
     start, trained = new_network(), new_network()
     # Batch normalisation's statistics differ between the ranks: rank 0's are in the checkpoint.
     trained.load_state_dict(torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"])
-    values = {(r["measure"], r["layer"]): r["value"] for r in result["records"] if r["epoch"] == 1}
+    values = {(r["measure"], r["layer"]): r["value"] for r in read_history(tmp_path).to_records() if r["epoch"] == 1}
     for layer in ("net.0", "net.3", "net.8"):
         before, after = features(start, layer, probe), features(trained, layer, probe)
         assert values["cka", layer] == pytest.approx(exact.cka_unbiased(after, before), abs=1e-5)
         assert values["nbs", layer] == pytest.approx(exact.nbs(after, before), abs=1e-5)
     agreed = (features(start, "net.8", probe).argmax(1) == features(trained, "net.8", probe).argmax(1)).float().mean()
     assert values["agreement", None] == pytest.approx(float(agreed), abs=1e-6)
+
+
+@pytest.mark.parametrize(("devices", "num_samples"), [(2, 101), (3, 4)])
+def test_ranks_together_measure_what_the_definition_says(tmp_path, devices, num_samples):
+    result = launch(tmp_path, devices, num_samples)
+    assert result["world"] == devices
+    assert all(rank["keys"] == result["ranks"][0]["keys"] for rank in result["ranks"])
+    assert read_history(tmp_path).to_records() == result["records"]
+    assert_measured(tmp_path, num_samples)
+
+
+def test_spawned_processes_measure_the_same(tmp_path):
+    assert launch(tmp_path, 2, 101, kind="spawn")["world"] == 2
+    assert_measured(tmp_path, 101)
+
+
+def test_a_failure_on_one_rank_is_nan_on_all_and_training_goes_on(tmp_path):
+    # 14 samples give each rank a batch of 7, a size that validation never has.
+    result = launch(tmp_path, 2, 14, epochs=3, kind="failing")
+    values = [row["value"] for row in result["records"] if row["measure"] == "cka" and row["layer"] == "net.0"]
+    assert np.isnan(values).tolist() == [False, True, False]
+
+
+@pytest.mark.study
+@pytest.mark.timeout(1200)
+def test_memory_does_not_grow(tmp_path):
+    result = launch(tmp_path, 2, 101, epochs=50, timeout=1000)
+    assert len({row["epoch"] for row in result["records"]}) == 50
+    for rank in result["ranks"]:
+        assert max(rank["memory"][5:]) <= 1.01 * rank["memory"][5]
