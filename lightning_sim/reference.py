@@ -74,7 +74,8 @@ class Reference:
             )
 
     def __repr__(self) -> str:
-        return f"Reference({self.describe()})"
+        source = type(self.module).__name__ if self.module is not None else self.path or self.kind
+        return f"Reference({str(source)!r})"
 
     @classmethod
     def from_sketches(cls, path: str | Path) -> Reference:
@@ -196,8 +197,9 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
 
 
 def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
-    names = {_plain(name): name for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    wanted = {plain: network.state_dict()[name] for plain, name in names.items()}
+    current = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    names = {_plain(name): name for name in current}
+    wanted = {plain: current[name] for plain, name in names.items()}
     given = {_plain(name): value for name, value in state.items()}
     candidate = next((renamed for renamed in _renamings(given, network) if renamed.keys() == wanted.keys()), given)
     missing = sorted(wanted.keys() - candidate.keys())
@@ -214,8 +216,8 @@ def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict
             "To compare with another architecture, pass the reference as an nn.Module"
         )
     return {
-        names[plain]: candidate[plain].to(device=current.device, dtype=current.dtype)
-        for plain, current in wanted.items()
+        names[plain]: candidate[plain].to(device=value.device, dtype=value.dtype)
+        for plain, value in wanted.items()
     }
 
 

@@ -40,6 +40,8 @@ class Comparing:
                 f"{type(network).__name__} defines no forward(); define it, or say how to run the network with "
                 "SimilarityMonitor(..., forward=lambda network, batch: network.model(batch[0]))"
             )
+        # Once: every checkpoint asks for it, and the file may be gone or another one by then.
+        self._described = settings.reference.describe()
         self._runner = _runner(settings, trainer)
         self._pairs: dict[str, str] = {}
         self._reference = Snapshot()
@@ -143,7 +145,7 @@ class Comparing:
             "run": str(logger_version) if logger_version is not None else None,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "packages": {name: version(name) for name in packages} | {"python": platform.python_version()},
-            "reference": self.settings.reference.describe(),
+            "reference": self._described,
             "weights": _whose_weights(trainer),
             "layers": dict(self._pairs),
             "measures": list(self.measures),
@@ -178,9 +180,8 @@ class Comparing:
             self._reference = Snapshot.from_state_dict(state["reference"])
 
     def _identity(self) -> dict[str, Any]:
-        reference = self.settings.reference
         return {
-            "reference": reference.describe().get("sha256", reference.kind),
+            "reference": self._described.get("sha256", self._described["kind"]),
             "probe": self._fingerprint,
             "layers": dict(self._pairs),
             "representations": list(self.settings.representations),

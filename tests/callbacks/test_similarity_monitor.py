@@ -88,6 +88,20 @@ def test_every_kind_of_reference_gives_the_same_values(tmp_path, kind):
     assert monitor.history.trajectory("cka", layer="net.3").values[-1] == pytest.approx(value, abs=1e-5)
 
 
+def test_the_reference_file_may_go_once_training_runs(tmp_path):
+    reference = saved("ckpt", tmp_path)
+
+    class Remove(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            reference.unlink(missing_ok=True)
+
+    monitor = SimilarityMonitor(reference, measures=("cka",))
+    checkpoint = ModelCheckpoint(tmp_path, filename="last")
+    fit([monitor, Remove(), checkpoint], root=tmp_path, enable_checkpointing=True)
+    assert monitor.history.epochs == [0, 1, 2]
+    assert (tmp_path / "last.ckpt").is_file()
+
+
 def test_previous_compares_with_the_measurement_before(tmp_path):
     class Keep(Callback):
         networks = ()
