@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch import Sketch
+from lightning_sim.sketch import HashedSamples, Sketch
 
 __all__ = ["REPRESENTATIONS", "needs_gradients", "sketched", "update_sketch"]
 
@@ -34,7 +34,7 @@ def sketched(representations: Iterable[str]) -> tuple[str, ...]:
 
 
 def update_sketch(
-    sketch: Sketch, representation: str, features: Tensor, gradients: Tensor | None, sample_ids: Tensor
+    sketch: Sketch, representation: str, features: Tensor, gradients: Tensor | None, sample_ids: Tensor | HashedSamples
 ) -> None:
     """Add a batch to the sketch of one representation.
 

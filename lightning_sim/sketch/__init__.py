@@ -1,5 +1,7 @@
 """Constant-memory summaries of one network on one probe, and the similarities of such summaries."""
 
+from lightning_sim.sketch.hashing import HashedSamples, hash_samples
+from lightning_sim.sketch.mean_embedding import mean_embedding_norm
 from lightning_sim.sketch.ridge_regression import RidgeRegression, kernel_ridge_regression
 from lightning_sim.sketch.shared_subspace import SharedSubspace, shared_subspace
 from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
@@ -12,6 +14,7 @@ from lightning_sim.sketch.transport_map import transport_map_kernel, transport_m
 from lightning_sim.sketch.unpaired import compare_unpaired
 
 __all__ = [
+    "HashedSamples",
     "RidgeRegression",
     "SharedSubspace",
     "Sketch",
@@ -20,9 +23,11 @@ __all__ = [
     "all_reduce_sketches",
     "centered_kernel_alignment_matrix",
     "compare_unpaired",
+    "hash_samples",
     "kernel_ridge_regression",
     "load_sketch",
     "load_sketches",
+    "mean_embedding_norm",
     "normalized_bures_similarity",
     "save_sketch",
     "save_sketches",

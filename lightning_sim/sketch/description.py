@@ -12,7 +12,16 @@ from torch import Tensor
 from lightning_sim import __version__
 from lightning_sim.sketch.sketch import Sketch
 
-__all__ = ["FIELDS", "FORMAT", "FORMAT_VERSION", "BadFieldError", "content_of", "parse_content", "tensor_name"]
+__all__ = [
+    "FIELDS",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "BadFieldError",
+    "content_of",
+    "is_matrix",
+    "parse_content",
+    "tensor_name",
+]
 
 FORMAT = "lightning-sim sketches"
 FORMAT_VERSION = "1"
@@ -92,13 +101,22 @@ def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: 
     try:
         sketch = Sketch.from_state_dict({**state, "sums": {}})
         sketch.allocate(sketch.width, "meta", sketch.gradient_width)
+        if not state["factors"]:
+            sketch.sketch_factors()
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise BadFieldError(f"{where}.state", f"describes no sketch: {error}") from error
+    if state["factors"] != sketch.keeps_factors:
+        raise BadFieldError(f"{where}.state.factors", "is true, and sketches of these widths keep none")
     sums = sketch._sums
     for name, scale in scales.items():
-        if name not in sums or sums[name].ndim < 3 or not isinstance(scale, float) or not 0 < scale < math.inf:
+        if not is_matrix(name, sums.get(name)) or not isinstance(scale, float) or not 0 < scale < math.inf:
             raise BadFieldError(f"{where}.scales.{name}", f"is {scale!r}, expected the positive scale of a matrix")
     return {tensor_name(index, name): value.half() if name in scales else value for name, value in sums.items()}
+
+
+def is_matrix(name: str, value: Tensor | None) -> bool:
+    """Whether this sum of a sketch is a large one, over buckets and columns."""
+    return value is not None and name.startswith("bucket_") and value.ndim >= 2
 
 
 def tensor_name(index: int, name: str) -> str:

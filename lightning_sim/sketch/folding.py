@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from lightning_sim.sketch.hashing import column_signs
 
 __all__ = ["fold", "fold_once", "num_folds"]
+
+_ENTRIES_IN_CACHE = 2**18
 
 
 def num_folds(width: int, num_projections: int) -> int:
@@ -17,7 +16,7 @@ def num_folds(width: int, num_projections: int) -> int:
     return 1 if width <= num_projections else 2
 
 
-def fold(x: Tensor, num_projections: int, seed: int) -> list[Tensor]:
+def fold(x: Tensor, num_projections: int, seed: int) -> Tensor:
     """Signed folds of the columns of `x`: column j is added, with a random sign, to column ``j mod c``.
 
     Inner products of rows keep their expectation, ``E <fold(x_i), fold(x_j)> = <x_i, x_j>``. The squared norm of a
@@ -30,26 +29,28 @@ def fold(x: Tensor, num_projections: int, seed: int) -> list[Tensor]:
         seed: chooses the signs.
 
     Returns:
-        One tensor (b, p) while p <= k, else two tensors (b, k / 2).
+        (1, b, p) while p <= k, else (2, b, k / 2).
     """
-    width = x.shape[1]
-    if num_folds(width, num_projections) == 1:
-        return [x]
+    if num_folds(x.shape[1], num_projections) == 1:
+        return x[None]
     return _fold(x, num_projections // 2, (0, 1), seed)
 
 
 def fold_once(x: Tensor, columns: int, index: int, seed: int) -> Tensor:
     """The fold with number `index` of the columns of `x` (b, p): (b, min(p, columns))."""
-    return _fold(x, columns, (index,), seed)[0]
+    return _fold(x, min(x.shape[1], columns), (index,), seed)[0]
 
 
-def _fold(x: Tensor, columns: int, indices: Sequence[int], seed: int) -> list[Tensor]:
-    signs = [column_signs(x.shape[1], index, seed, x.device, x.dtype) for index in indices]
-    folds = [torch.mul(x[:, :columns], sign[:columns]) for sign in signs]
-    # Slice by slice: writing the signed product out first would cost several more passes over memory, and all folds
-    # take a slice while it is in the cache.
-    for start in range(columns, x.shape[1], columns):
-        stop = min(start + columns, x.shape[1])
-        for folded, sign in zip(folds, signs, strict=True):
-            folded[:, : stop - start].addcmul_(x[:, start:stop], sign[start:stop])
-    return folds
+def _fold(x: Tensor, columns: int, indices: tuple[int, ...], seed: int) -> Tensor:
+    """(folds, b, columns)"""
+    rows, width = x.shape
+    signs = column_signs(width, indices, seed, x.device, x.dtype)
+    # Slice by slice: writing the signed product out first would cost several more passes over memory. All folds take a
+    # slice while it is in the cache, and slices are as wide as leaves their sums there.
+    slices = max(1, min(_ENTRIES_IN_CACHE // (rows * columns), width // columns)) if rows else 1
+    step = slices * columns
+    folded = x[:, :step] * signs[:, :, :step]
+    for start in range(step, width, step):
+        stop = min(start + step, width)
+        folded[:, :, : stop - start].addcmul_(x[:, start:stop], signs[:, :, start:stop])
+    return folded.view(len(indices), rows, slices, columns).sum(2) if slices > 1 else folded

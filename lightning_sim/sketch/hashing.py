@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "HashedSamples",
     "column_signs",
     "fingerprint",
+    "hash_samples",
     "random_buckets",
     "sample_buckets",
     "sample_signs",
@@ -19,6 +22,41 @@ __all__ = [
 
 # Separate streams of the hash, so that buckets, sample signs and column signs are independent of each other.
 _BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM, _SHUFFLE_STREAM, _PUBLISHED_STREAM = 1, 2, 3, 4, 5, 6
+
+
+@dataclass(frozen=True)
+class HashedSamples:
+    """Samples with their buckets and signs, so that many layers' sketches need not hash them anew.
+
+    Attributes:
+        ids: (b,) int64.
+        buckets: (b,) int64.
+        signs: (b,) of +1 and -1, in float32.
+        fingerprint: of the set of ids.
+        num_buckets: M.
+        seed: of the hash.
+    """
+
+    ids: Tensor
+    buckets: Tensor
+    signs: Tensor
+    fingerprint: int
+    num_buckets: int
+    seed: int
+
+    def to(self, device: torch.device | str) -> HashedSamples:
+        """Buckets and signs on a device, where sketches of features on it need them; the ids stay."""
+        return replace(self, buckets=self.buckets.to(device), signs=self.signs.to(device))
+
+    def __getitem__(self, rows: slice) -> HashedSamples:
+        return replace(self, ids=self.ids[rows], buckets=self.buckets[rows], signs=self.signs[rows])
+
+
+def hash_samples(sample_ids: Tensor, num_buckets: int, seed: int) -> HashedSamples:
+    """Bucket and sign of every sample, and their fingerprint, (b,) integers on any device."""
+    ids = sample_ids.to(torch.int64)
+    signs = sample_signs(ids, seed).to(torch.float32)
+    return HashedSamples(ids, sample_buckets(ids, num_buckets, seed), signs, fingerprint(ids), num_buckets, seed)
 
 
 def sample_buckets(sample_ids: Tensor, num_buckets: int, seed: int) -> Tensor:
@@ -64,10 +102,12 @@ def wrapped(value: int) -> int:
 
 
 @lru_cache(maxsize=128)
-def column_signs(width: int, fold: int, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sign of every column for one fold, (width,) of +1 and -1."""
+def column_signs(
+    width: int, folds: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Sign of every column for each of the folds, (folds, 1, width) of +1 and -1."""
     columns = torch.arange(width, dtype=torch.int64, device=device)
-    return _signs(_hash(columns, seed, _COLUMN_STREAM + 16 * fold)).to(dtype)
+    return torch.stack([_signs(_hash(columns, seed, _COLUMN_STREAM + 16 * fold)).to(dtype) for fold in folds])[:, None]
 
 
 @lru_cache(maxsize=16)

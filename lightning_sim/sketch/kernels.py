@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["kernel_similarity", "positive_root"]
+__all__ = ["kernel_similarity", "positive_factor", "positive_root"]
 
 
 def kernel_similarity(kernel_x: Tensor, kernel_y: Tensor, measure: str) -> Tensor:
@@ -44,7 +44,18 @@ def kernel_similarity(kernel_x: Tensor, kernel_y: Tensor, measure: str) -> Tenso
 
 def positive_root(kernel: Tensor, power: float = 0.5) -> Tensor:
     """A power (M, M) of a positive semidefinite matrix, on the directions whose eigenvalue is above rounding."""
+    values, vectors = _eigenpairs(kernel)
+    root: Tensor = (vectors * values**power) @ vectors.T
+    return root
+
+
+def positive_factor(kernel: Tensor) -> Tensor:
+    """X (M, r) with X X' the positive semidefinite matrix, of rank r up to rounding."""
+    values, vectors = _eigenpairs(kernel)
+    return vectors * values.sqrt()
+
+
+def _eigenpairs(kernel: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(kernel)
     above = values > len(kernel) * torch.finfo(kernel.dtype).eps * values[-1]
-    root: Tensor = (vectors[:, above] * values[above] ** power) @ vectors[:, above].T
-    return root
+    return values[above], vectors[:, above]

@@ -45,7 +45,7 @@ class RidgeRegression:
                 f"`features` must have the width {self.width} of the sketched ones, got shape {tuple(features.shape)}"
             )
         folded = fold(features.double().to(self.weights.device), self.num_projections, self.seed)
-        columns = torch.cat(folded, dim=1) / len(folded) ** 0.5
+        columns = torch.cat(list(folded), dim=1) / len(folded) ** 0.5
         predicted: Tensor = (columns - self.feature_means) @ self.weights + self.label_means
         return predicted
 
@@ -120,7 +120,7 @@ def kernel_ridge_regression(features: Sketch, labels: Sketch, *, regularization:
 def _unfolded(sketch: Sketch) -> tuple[Tensor, Tensor]:
     """Sketched, centred data (M, columns) with the folds side by side, and the means (columns,), in float64."""
     centered = sketch.centered()[0].double()
-    means = sketch._sums["feature_sums"] / sketch.count
+    means = sketch.uncentered()[2]
     scale = len(centered) ** -0.5  # so that the Gram is the mean of the folds' Grams
     return torch.cat(list(centered), dim=1) * scale, means.flatten() * scale
 

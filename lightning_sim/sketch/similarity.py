@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.grams import Gram
+from lightning_sim.sketch.kernels import positive_factor
 from lightning_sim.sketch.sketch import Sketch
 
 __all__ = ["centered_kernel_alignment_matrix", "normalized_bures_similarity"]
@@ -79,16 +81,22 @@ def normalized_bures_similarity(a: Sketch, b: Sketch) -> Tensor:
     a.require_comparable(b)
     if a.problem() is not None or b.problem() is not None:
         return torch.full((), torch.nan, dtype=a.dtype, device=a.device)
-    x, y = a.centered()[0].double(), b.centered()[0].to(a.device).double()
-    if a.count < a.num_buckets:  # then most buckets are empty
-        occupied = (x != 0).any(dim=2).any(dim=0) | (y != 0).any(dim=2).any(dim=0)
-        x, y = x[:, occupied], y[:, occupied]
+    b = b.on(a.device)
+    buckets = _occupied([a, b])
+    x, y = _data(a)[:, buckets], _data(b)[:, buckets]
     num_folds = max(len(x), len(y))
     value = _bures_ratio(torch.cat(list(x), dim=1), torch.cat(list(y), dim=1))
     if num_folds > 1:
         halves = [_bures_ratio(x[index % len(x)], y[index % len(y)]) for index in range(num_folds)]
         value = (2 * value - torch.stack(halves).mean()).clamp(0, 1)
     return value.to(a.dtype)
+
+
+def _data(sketch: Sketch) -> Tensor:
+    """(folds, M, c) in float64 whose Grams are those of the sketch."""
+    if sketch.keeps_factors:
+        return positive_factor(sketch.kernel())[None]
+    return sketch.centered()[0].double()
 
 
 def _bures_ratio(x: Tensor, y: Tensor) -> Tensor:
@@ -103,28 +111,31 @@ def _hsic_terms(
     sketches: Sequence[Sketch], row_index: list[int], column_index: list[int], *, unbiased: bool
 ) -> tuple[Tensor, Tensor]:
     """HSIC of rows with columns (A, B), and of every sketch with itself (D,), in float64."""
-    device = sketches[0].device
-    folds, ones = _normalized_folds(sketches, device)
-    both = any(first is not second for first, second in folds)
-    n, num_buckets = sketches[0].count, sketches[0].num_buckets
+    device, n = sketches[0].device, sketches[0].count
+    sketches = [sketch.on(device) for sketch in sketches]
+    buckets = _occupied(sketches)
+    ones = sketches[0].ones()[buckets]
+    grams = [sketch.grams(buckets) for sketch in sketches]
+    both = any(first is not second for first, second in grams)
     cross = torch.zeros(len(row_index), len(column_index), dtype=torch.float64, device=device)
     norms = torch.zeros(len(sketches), dtype=torch.float64, device=device)
-    sums_first = torch.zeros(len(sketches), num_buckets, dtype=torch.float64, device=device)  # K0 v
+    sums_first = torch.zeros(len(sketches), len(ones), dtype=torch.float64, device=device)  # K0 v
     sums_second = torch.zeros_like(sums_first)
     with _full_precision(device):
-        for start in range(0, num_buckets, _ROWS_PER_BLOCK):
-            block = slice(start, min(start + _ROWS_PER_BLOCK, num_buckets))
-            first = _gram_rows([pair[0] for pair in folds], block, drop_diagonal=unbiased)
-            second = _gram_rows([pair[1] for pair in folds], block, drop_diagonal=unbiased) if both else first
-            sums_first[:, block] = (first @ ones).double()
-            sums_second[:, block] = (second @ ones).double()
-            first, second = first.flatten(1), second.flatten(1)
-            cross += (first[row_index] @ second[column_index].T).double()
+        for start in range(0, len(ones), _ROWS_PER_BLOCK):
+            rows, columns = slice(start, start + _ROWS_PER_BLOCK), slice(start, None)
+            first = _upper_blocks([pair[0] for pair in grams], rows, columns, unbiased, ones, sums_first)
+            second = first
             if both:
-                cross += (second[row_index] @ first[column_index].T).double()
-            norms += (first * second).sum(1, dtype=torch.float64)
+                second = _upper_blocks([pair[1] for pair in grams], rows, columns, unbiased, ones, sums_second)
+            cross += (_taken(first, row_index) @ _taken(second, column_index).T).double()
+            if both:
+                cross += (_taken(second, row_index) @ _taken(first, column_index).T).double()
+            norms += torch.linalg.vecdot(first, second).double()
     if both:
         cross /= 2
+    else:
+        sums_second = sums_first
     if unbiased:
         cross += (
             _mean_corrections(sums_first[row_index], sums_second[column_index], ones, n)
@@ -134,28 +145,40 @@ def _hsic_terms(
     return cross, norms
 
 
+def _upper_blocks(
+    grams: Sequence[Gram], rows: slice, columns: slice, drop_diagonal: bool, ones: Tensor, sums: Tensor
+) -> Tensor:
+    """Rows of the Grams from the diagonal on, (D, entries), so scaled that products of them count both triangles.
+
+    Adds what they contribute to the products K0 v of the whole Grams, (D, M).
+    """
+    blocks = torch.stack([gram.block(rows, columns) for gram in grams])
+    size = blocks.shape[1]
+    if drop_diagonal:
+        blocks.diagonal(dim1=1, dim2=2).zero_()
+    sums[:, rows] += blocks @ ones[columns]
+    beyond = blocks[:, :, size:]
+    sums[:, columns][:, size:] += ones[rows] @ beyond
+    beyond *= 2**0.5
+    return blocks.flatten(1)
+
+
+def _taken(values: Tensor, index: list[int]) -> Tensor:
+    """These rows of the values, without a copy where they lie together."""
+    together = index == list(range(index[0], index[0] + len(index)))
+    return values[index[0] : index[0] + len(index)] if together else values[index]
+
+
+def _occupied(sketches: Sequence[Sketch]) -> Tensor | slice:
+    """The buckets that hold samples; in a small probe most hold none."""
+    if sketches[0].count >= sketches[0].num_buckets:
+        return slice(None)
+    return torch.stack([sketch.occupied() for sketch in sketches]).any(0).nonzero()[:, 0]
+
+
 def _mean_corrections(left: Tensor, right: Tensor, ones: Tensor, n: int) -> Tensor:
     ones = ones.double()
     return torch.outer(left @ ones, right @ ones) / ((n - 1) * (n - 2)) - 2 / (n - 2) * left @ right.T
-
-
-def _gram_rows(folds: Sequence[Tensor], rows: slice, *, drop_diagonal: bool) -> Tensor:
-    grams = torch.stack([x[rows] @ x.T for x in folds])
-    if drop_diagonal:
-        grams.diagonal(offset=rows.start, dim1=1, dim2=2).zero_()
-    return grams
-
-
-def _normalized_folds(sketches: Sequence[Sketch], device: torch.device) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    # CKA does not depend on the scale; without it float32 products of features of 1e10 would overflow.
-    folds = []
-    for sketch in sketches:
-        centered, _ = sketch.centered()
-        centered = centered.to(device)
-        norm = torch.linalg.vector_norm(centered, dtype=torch.float64) / len(centered) ** 0.5
-        centered = (centered / torch.where(norm > 0, norm, 1.0)).to(sketch.dtype)
-        folds.append((centered[0], centered[-1]) if len(centered) > 1 else (centered[0],) * 2)
-    return folds, sketches[0].centered()[1]
 
 
 @contextmanager

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.factors import (
+    add_factors,
+    factors_kept,
+    no_factors,
+    share_a_bucket,
+    tensor_sketched,
+)
 from lightning_sim.sketch.folding import fold, num_folds
-from lightning_sim.sketch.hashing import fingerprint, sample_buckets, sample_signs, wrapped
+from lightning_sim.sketch.grams import FoldGram, Gram, ProductGram
+from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["Sketch"]
@@ -35,8 +44,9 @@ class Sketch:
 
     **Product kernel.** With gradients beside the features, the sketch is that of the outer products g (x) f of every
     sample, whose linear kernel is :math:`K = F F' \circ G G'`, features and gradients at once: exact while
-    p_f p_g <= `num_projections`, by :func:`tensor sketch <lightning_sim.sketch.tensor_sketch.tensor_sketch>` beyond.
-    A sketch is of one kind, with gradients or without.
+    p_f p_g <= `num_projections`, or p_f + p_g <= `num_projections` and no bucket holds two samples; by
+    :func:`tensor sketch <lightning_sim.sketch.tensor_sketch.tensor_sketch>` beyond. A sketch is of one kind, with
+    gradients or without.
 
     Accumulates in float32 (or `dtype`) whatever the precision of the features. Follows the device of the first
     features it is given.
@@ -86,6 +96,12 @@ class Sketch:
         self.count = 0
         self.fingerprint = 0
         self._sums: dict[str, Tensor] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was derived from the sums, which are about to change."""
+        self._known_problem: tuple[str | None] | None = None
+        self._occupied: Tensor | None = None
 
     def __repr__(self) -> str:
         return (
@@ -93,12 +109,15 @@ class Sketch:
             f"width={self.width}, count={self.count})"
         )
 
-    def update(self, features: Tensor, sample_ids: Tensor, *, gradients: Tensor | None = None) -> None:
+    def update(
+        self, features: Tensor, sample_ids: Tensor | HashedSamples, *, gradients: Tensor | None = None
+    ) -> None:
         """Add a batch of samples.
 
         Args:
             features: (b, ...) floating-point; flattened to (b, p).
-            sample_ids: (b,) integers that name the samples: the same sample has the same id in every network.
+            sample_ids: (b,) integers that name the samples: the same sample has the same id in every network. Or what
+                `hash_samples` makes of them once for many sketches of these `num_buckets` and `seed`.
             gradients: (b, ...) floating-point, flattened to (b, p_g), for the product kernel.
 
         Raises:
@@ -114,26 +133,54 @@ class Sketch:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self.fingerprint = wrapped(self.fingerprint + fingerprint(sample_ids))
-        sample_ids = sample_ids.to(device=features.device, dtype=torch.int64)
+        self._known_problem = None
+        if isinstance(sample_ids, Tensor):
+            sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():
+            if self.keeps_factors:
+                self._occupy(sample_ids.ids)
             for start in range(0, features.shape[0], _SAMPLES_PER_BLOCK):
                 block = slice(start, start + _SAMPLES_PER_BLOCK)
                 self._add(features[block], None if gradients is None else gradients[block], sample_ids[block])
+        self.fingerprint = wrapped(self.fingerprint + sample_ids.fingerprint)
         self.count += features.shape[0]
 
-    def _add(self, features: Tensor, gradients: Tensor | None, sample_ids: Tensor) -> None:
-        buckets = sample_buckets(sample_ids, self.num_buckets, self.seed)
-        signs = sample_signs(sample_ids, self.seed).to(self.dtype)
+    def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
+        buckets = samples.buckets.to(features.device)
+        signs = samples.signs.to(features.device, self.dtype)
         features = features.to(self.dtype)
+        if gradients is not None and self.keeps_factors:
+            return add_factors(self._sums, features, gradients.to(self.dtype), buckets, signs)
         if gradients is None:
             folds = fold(features, self.num_projections, self.seed)
         else:
             folds = tensor_sketch(features, gradients.to(self.dtype), self.num_projections, self.seed)
-        for index, folded in enumerate(folds):
-            self._sums["feature_sums"][index] += folded.sum(0, dtype=torch.float64)
-            self._sums["bucket_sums"][index].index_add_(0, buckets, folded * signs[:, None])
+        self._sums["feature_sums"] += folds.sum(1)  # of one block in the sketch's dtype, of all in float64
+        self._sums["bucket_sums"].index_add_(1, buckets, folds * signs[:, None])
         self._sums["bucket_ones"].index_add_(0, buckets, signs)
+
+    def _occupy(self, sample_ids: Tensor) -> None:
+        """Mark the buckets of new samples; give the factors up when a bucket gets a second sample."""
+        # On the CPU, where sample ids are as a rule: the device is not waited for.
+        if self._occupied is None:
+            self._occupied = self._sums["bucket_ones"].cpu() != 0
+        buckets = sample_buckets(sample_ids.cpu(), self.num_buckets, self.seed)
+        held = self._occupied.long().index_add_(0, buckets, torch.ones_like(buckets))
+        if int(held.max()) > 1:
+            self.sketch_factors()
+        else:
+            self._occupied = held > 0
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether features and gradients are kept side by side, and their product kernel is exact."""
+        return "bucket_gradients" in self._sums
+
+    def sketch_factors(self) -> None:
+        """Replace factors by sums of tensor sketches, to which samples in occupied buckets can be added."""
+        if self.keeps_factors:
+            self._sums = tensor_sketched(self._sums, self.num_projections, self.seed)
+            self.forget()
 
     def allocate(self, width: int, device: torch.device | str = "cpu", gradient_width: int = 0) -> None:
         """Make the state for these widths, all zero; a rank without samples needs it before reducing."""
@@ -143,7 +190,11 @@ class Sketch:
         folds = num_folds(total, self.num_projections)
         columns = total if folds == 1 else self.num_projections // 2
         self.width, self.gradient_width = width, gradient_width
+        self.forget()
         with torch.inference_mode(False):  # inference tensors could not be added to outside of that mode
+            if factors_kept(width, gradient_width, self.num_projections):
+                self._sums = no_factors(self.num_buckets, width, gradient_width, self.dtype, device)
+                return
             self._sums = {
                 "bucket_sums": torch.zeros(folds, self.num_buckets, columns, dtype=self.dtype, device=device),
                 "bucket_ones": torch.zeros(self.num_buckets, dtype=self.dtype, device=device),
@@ -170,8 +221,14 @@ class Sketch:
                 f"{self.gradient_width} and {other.gradient_width} (0: without gradients)"
             )
         self.allocate(other.width, other.device, other.gradient_width)
+        added = other._sums
+        if self.keeps_factors and not (other.keeps_factors and not share_a_bucket(self._sums, added)):
+            self.sketch_factors()
+        if other.keeps_factors and not self.keeps_factors:
+            added = tensor_sketched(added, self.num_projections, self.seed)
         for name, value in self._sums.items():
-            value += other._sums[name].to(value.device)
+            value += added[name].to(value.device)
+        self.forget()
         self.fingerprint = wrapped(self.fingerprint + other.fingerprint)
         self.count += other.count
 
@@ -221,21 +278,64 @@ class Sketch:
     @property
     def device(self) -> torch.device:
         """Where the state lies."""
-        return self._sums["bucket_sums"].device if self._sums else torch.device("cpu")
+        return next(iter(self._sums.values())).device if self._sums else torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Sketch:
         """Move the state, in place."""
         self._sums = {name: value.to(device) for name, value in self._sums.items()}
         return self
 
+    def on(self, device: torch.device | str) -> Sketch:
+        """The sketch on a device: itself where it lies there, else a copy."""
+        return self if self.device == torch.device(device) else copy.copy(self).to(device)
+
+    def ones(self) -> Tensor:
+        """The sketched vector of ones S1 (M,), by which data are centred."""
+        return self._sums["bucket_ones"]
+
     def centered(self) -> tuple[Tensor, Tensor]:
-        """Sketched, exactly centred features (folds, M, c), and the sketched ones (M,), in the sketch's dtype."""
-        means = self._sums["feature_sums"] / self.count
-        ones = self._sums["bucket_ones"]
-        return self._sums["bucket_sums"] - ones[:, None] * means[:, None, :].to(self.dtype), ones
+        """Sketched, exactly centred features (folds, M, c), and the sketched ones (M,), in the sketch's dtype.
+
+        Of a product its tensor sketch, also where the factors are kept.
+        """
+        sums, ones, means = self.uncentered()
+        return sums - ones[:, None] * means[:, None, :].to(self.dtype), ones
+
+    def uncentered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sketched features as they came (folds, M, c), the sketched ones (M,) and the features' means (folds, c)."""
+        sums = self._sums
+        if self.keeps_factors:
+            sums = tensor_sketched(sums, self.num_projections, self.seed)
+        return sums["bucket_sums"], sums["bucket_ones"], sums["feature_sums"] / self.count
+
+    def occupied(self) -> Tensor:
+        """Buckets that hold something, (M,); one whose samples cancel in all sums adds nothing, and counts as empty."""
+        held = self._sums["bucket_ones"] != 0
+        if not self.keeps_factors:
+            held |= (self._sums["bucket_sums"] != 0).any(2).any(0)
+        return held
+
+    def grams(self, buckets: Tensor | slice = slice(None)) -> tuple[Gram, Gram]:
+        """Gram matrices of the sketched, centred data by the one and the other fold, of trace 1 on average.
+
+        CKA does not depend on the scale, and without it float32 products of features of 1e10 would overflow.
+
+        Args:
+            buckets: of which to form them; the others must be empty.
+        """
+        if self.keeps_factors:
+            product = ProductGram({name: value[buckets] for name, value in self._sums.items()}, self.count)
+            return product, product
+        centered = self.centered()[0][:, buckets]
+        norm = torch.linalg.vector_norm(centered, dtype=torch.float64) / len(centered) ** 0.5
+        centered = (centered / torch.where(norm > 0, norm, 1.0)).to(self.dtype)
+        first = FoldGram(centered[0])
+        return first, FoldGram(centered[1]) if len(centered) > 1 else first
 
     def kernel(self) -> Tensor:
         """Gram matrix (M, M) of the sketched, centred data in float64, the mean of both folds', diagonal included."""
+        if self.keeps_factors:
+            return ProductGram(self._sums, self.count).exact_block(slice(None), slice(None))
         folds = self.centered()[0].double()
         return torch.einsum("hmc,hnc->mn", folds, folds) / len(folds)
 
@@ -245,18 +345,25 @@ class Sketch:
 
     def problem(self) -> str | None:
         """Why no similarity can be computed, in words, or None: NaN or infinite features, or no variance."""
-        if not self._sums:
-            return "holds no samples"
-        centered, ones = self.centered()
-        size = torch.linalg.vector_norm(centered, dtype=torch.float64)
+        if self._known_problem is None:
+            self._known_problem = (self._problem() if self._sums else "holds no samples",)
+        return self._known_problem[0]
+
+    def _problem(self) -> str | None:
+        # Subtracting the mean of a constant leaves rounding errors of this size, relative to the mean.
+        rounding = 16 * torch.finfo(self.dtype).eps
+        if self.keeps_factors:
+            product = ProductGram(self._sums, self.count)
+            size, largest = product.trace, product.uncentered_trace
+            rounding = max(rounding**2, 1e-14)  # of squares, which are subtracted in float64
+        else:
+            centered, ones = self.centered()
+            size = torch.linalg.vector_norm(centered, dtype=torch.float64)
+            means = torch.linalg.vector_norm(self._sums["feature_sums"] / self.count)
+            largest = means * torch.linalg.vector_norm(ones, dtype=torch.float64)
         if not bool(torch.isfinite(size)):
             return "holds NaN or infinite features"
-        # Subtracting the mean of a constant leaves rounding errors of this size.
-        means = torch.linalg.vector_norm(self._sums["feature_sums"] / self.count)
-        rounding = 16 * torch.finfo(self.dtype).eps * means * torch.linalg.vector_norm(ones, dtype=torch.float64)
-        if bool(size <= rounding):
-            return "is constant over the samples"
-        return None
+        return "is constant over the samples" if bool(size <= rounding * largest) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that `from_state_dict` makes the sketch from."""
@@ -267,6 +374,7 @@ class Sketch:
             "dtype": str(self.dtype).removeprefix("torch."),
             "width": self.width,
             "gradient_width": self.gradient_width,
+            "factors": self.keeps_factors,
             "count": self.count,
             "fingerprint": self.fingerprint,
             "sums": {name: value.cpu() for name, value in self._sums.items()},
@@ -304,7 +412,14 @@ class Sketch:
             if mine != theirs:
                 raise ValueError(f"sketches with different `{name}` cannot be combined, got {mine} and {theirs}")
 
-    def _checked(self, values: Tensor, sample_ids: Tensor, name: str, width: int) -> Tensor:
+    def _checked(self, values: Tensor, sample_ids: Tensor | HashedSamples, name: str, width: int) -> Tensor:
+        if isinstance(sample_ids, HashedSamples):
+            if (sample_ids.num_buckets, sample_ids.seed) != (self.num_buckets, self.seed):
+                raise ValueError(
+                    f"`sample_ids` were hashed for num_buckets={sample_ids.num_buckets}, seed={sample_ids.seed}, and "
+                    f"this sketch has {self.num_buckets} and {self.seed}"
+                )
+            sample_ids = sample_ids.ids
         if values.ndim < 2 or not values.is_floating_point():
             raise ValueError(
                 f"`{name}` must be floating-point of shape (batch, ...), got {values.dtype} of shape "

@@ -23,6 +23,7 @@ from lightning_sim.sketch.description import (
     FORMAT_VERSION,
     BadFieldError,
     content_of,
+    is_matrix,
     parse_content,
     tensor_name,
 )
@@ -188,7 +189,7 @@ def _halve(sums: dict[str, Tensor], count: int) -> dict[str, float]:
     """Replace the sums over buckets by scaled float16, in place; tensor -> what to multiply it with."""
     scales = {}
     for name, value in sums.items():
-        if value.ndim >= 3:
+        if is_matrix(name, value):
             # Centred: next to a mean much larger than the spread, rounding would take the spread away.
             centered = value.double() - _mean_part(name, sums, count)
             largest = float(centered.abs().nan_to_num(0, 0).max())

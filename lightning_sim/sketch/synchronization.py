@@ -32,12 +32,15 @@ def all_reduce_sketches(
     if not sketches:
         return
     table = torch.tensor(
-        [[sketch.width, sketch.gradient_width, sketch.count, sketch.fingerprint] for sketch in sketches],
+        [
+            [s.width, s.gradient_width, s.count > 0 and not s.keeps_factors, s.count, s.fingerprint]
+            for s in sketches
+        ],
         dtype=torch.int64,
     )
     tables = _all_gather(table, device, group)
-    widths, gradient_widths = tables.max(0).values[:, :2].unbind(1)
-    counts, fingerprints = tables.sum(0)[:, 2:].unbind(1)
+    widths, gradient_widths, folded = tables.max(0).values[:, :3].unbind(1)
+    counts, fingerprints = tables.sum(0)[:, 3:].unbind(1)
     for index in range(len(sketches)):
         seen = sorted(set(tables[:, index, 0].tolist()) - {0})
         if len(seen) > 1:
@@ -46,6 +49,9 @@ def all_reduce_sketches(
     for index in present:
         sketches[index].allocate(int(widths[index]), device, int(gradient_widths[index]))
         sketches[index].count, sketches[index].fingerprint = int(counts[index]), int(fingerprints[index])
+        if folded[index]:
+            sketches[index].sketch_factors()
+    _give_up_shared_buckets([sketches[index] for index in present if sketches[index].keeps_factors], group)
     for dtype in dict.fromkeys((sketches[0].dtype, torch.float64)):
         sums = [value for index in present for value in sketches[index].sums() if value.dtype == dtype]
         stacked = torch.cat([value.flatten() for value in sums]) if sums else torch.zeros(0, dtype=dtype)
@@ -53,6 +59,8 @@ def all_reduce_sketches(
         parts = torch.split(stacked, [value.numel() for value in sums])
         for value, reduced in zip(sums, parts, strict=True):
             value.copy_(reduced.view_as(value))
+    for sketch in sketches:
+        sketch.forget()
 
 
 def all_reduce_sum(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -60,6 +68,15 @@ def all_reduce_sum(values: Tensor, group: dist.ProcessGroup | None = None) -> Te
     if values.numel():
         dist.all_reduce(values, group=group)
     return values
+
+
+def _give_up_shared_buckets(sketches: Sequence[Sketch], group: dist.ProcessGroup | None) -> None:
+    """Factors cannot be added where two ranks have samples in one bucket; all ranks find the same."""
+    if sketches:
+        held = torch.stack([sketch.ones().abs() for sketch in sketches])
+        for sketch, most in zip(sketches, all_reduce_sum(held, group).amax(1).tolist(), strict=True):
+            if most > 1:
+                sketch.sketch_factors()
 
 
 def _all_gather(table: Tensor, device: torch.device | str, group: dist.ProcessGroup | None) -> Tensor:

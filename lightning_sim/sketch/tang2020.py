@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch.hashing import random_buckets
+from lightning_sim.sketch.hashing import HashedSamples, random_buckets
 from lightning_sim.sketch.kernels import kernel_similarity
 from lightning_sim.sketch.sketch import Sketch
 
@@ -82,7 +82,8 @@ class Tang2020Sketch(Sketch):
                 for name, columns in zip(names, widths, strict=False)
             }
 
-    def _add(self, features: Tensor, gradients: Tensor | None, sample_ids: Tensor) -> None:
+    def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
+        sample_ids = samples.ids.to(features.device)
         size = self.num_buckets // self.buckets_per_sample
         for part in range(self.buckets_per_sample):
             buckets, signs = random_buckets(sample_ids, size, part, self.seed)

@@ -11,7 +11,7 @@ from lightning_sim.sketch.hashing import shuffled_columns
 __all__ = ["tensor_sketch"]
 
 
-def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, seed: int) -> list[Tensor]:
+def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, seed: int) -> Tensor:
     r"""Columns with the product kernel as inner product, :math:`\langle f, f' \rangle \langle g, g' \rangle`.
 
     That is the inner product of the outer products f (x) g, of width p_f p_g. A signed fold of such a product is the
@@ -26,15 +26,15 @@ def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, see
         seed: chooses signs and order of the columns.
 
     Returns:
-        One tensor (b, p_f p_g) while that is at most k, else two tensors (b, k / 2).
+        (1, b, p_f p_g) while that is at most k, else (2, b, k / 2).
 
     References:
         Pham & Pagh 2013, *Fast and scalable polynomial kernels via explicit feature maps*.
     """
     if num_folds(features.shape[1] * gradients.shape[1], num_projections) == 1:
-        return [torch.einsum("bi,bj->bij", features, gradients).flatten(1)]
+        return torch.einsum("bi,bj->bij", features, gradients).flatten(1)[None]
     columns = num_projections // 2
-    return [_convolved(features, gradients, columns, index, seed) for index in range(2)]
+    return torch.stack([_convolved(features, gradients, columns, index, seed) for index in range(2)])
 
 
 def _convolved(features: Tensor, gradients: Tensor, columns: int, index: int, seed: int) -> Tensor:

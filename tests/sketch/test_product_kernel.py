@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lightning_sim.sketch import Sketch, Tang2020Sketch
+from lightning_sim.sketch.hashing import sample_buckets, sample_signs
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 from tests.golden import reference_rows
 from tests.sketch import exact
@@ -142,6 +143,84 @@ def test_any_batching_and_merging_gives_the_same_sketch():
         assert torch.allclose(mine, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
     again = Sketch.from_state_dict(whole.state_dict())
     assert torch.equal(again.cka(merged), whole.cka(merged))
+
+
+@pytest.mark.parametrize("widths", [(500, 524), (1000, 24), (3, 900)])
+def test_products_are_exact_while_features_and_gradients_fit_side_by_side(widths):
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(600, 30, generator=generator, dtype=torch.float64)
+
+    def network():
+        drawn = [shared @ torch.randn(30, width, generator=generator, dtype=torch.float64) for width in widths]
+        return (drawn[0] + 20).float(), (drawn[1] * shared[:, :1] + 5).float()
+
+    def kernel(features, gradients):
+        product = (features.double() @ features.double().T) * (gradients.double() @ gradients.double().T)
+        centred = product - product.mean(0) - product.mean(1, keepdim=True) + product.mean()
+        values, vectors = np.linalg.eigh(centred.numpy())
+        return vectors * np.sqrt(values.clip(0))  # features of which this is the linear kernel
+
+    x, y = network(), network()
+    a, b = sketched(*x, batch_size=100), sketched(*y, batch_size=256)
+    assert a.keeps_factors
+    assert sum(value.numel() for value in a.sums()) <= 1024 * 1025
+    truth = kernel(*x), kernel(*y)
+    assert float(a.cka(b)) == pytest.approx(exact.cka_unbiased(*truth), abs=1e-5)
+    assert float(a.cka(b, estimator="biased")) == pytest.approx(exact.cka_biased(*truth), abs=1e-5)
+    assert float(a.nbs(b)) == pytest.approx(exact.nbs(*truth), abs=1e-5)
+
+
+def test_factors_become_a_tensor_sketch_when_two_samples_share_a_bucket():
+    x, _, _ = latent(100, 5, 0.6, seed=0)
+    ids = torch.arange(100)
+    few = sketched(*(z[:64] for z in x), num_buckets=64)
+    assert few.keeps_factors
+    few.update(x[0][64:], ids[64:], gradients=x[1][64:])
+    assert not few.keeps_factors
+    # As if every sample had been tensor sketched.
+    buckets, signs = sample_buckets(ids, 64, 0), sample_signs(ids, 0)
+    for index, rows in enumerate(tensor_sketch(*(z.double() for z in x), 1024, seed=0)):
+        added = torch.zeros(64, 512, dtype=torch.float64).index_add_(0, buckets, rows * signs[:, None])
+        tolerance = 1e-5 * float(added.abs().max())
+        assert torch.allclose(few.uncentered()[0][index].double(), added, rtol=0, atol=tolerance)
+        assert torch.allclose(few.uncentered()[2][index], rows.mean(0), rtol=0, atol=1e-5 * float(rows.abs().max()))
+    repeated = sketched(*(z[:8] for z in x), num_buckets=64)
+    repeated.update(x[0][:8], ids[:8], gradients=x[1][:8])  # the same samples again
+    assert not repeated.keeps_factors
+
+
+def test_merging_factors_keeps_them_where_no_bucket_is_shared():
+    x, y, _ = latent(120, 5, 0.6, seed=0)
+
+    def part(network, rows, **settings):
+        sketch = Sketch(num_buckets=64, **settings)
+        sketch.update(network[0][rows], torch.arange(120)[rows], gradients=network[1][rows])
+        return sketch
+
+    merged = part(x, slice(0, 30))
+    merged.merge(part(x, slice(30, 64)))
+    whole = part(x, slice(0, 64))
+    assert merged.keeps_factors
+    assert torch.equal(merged.cka(part(y, slice(0, 64))), whole.cka(part(y, slice(0, 64))))
+    for cut in (64, 110, 4):
+        merged = part(x, slice(0, cut))
+        merged.merge(part(x, slice(cut, 120)))
+        assert not merged.keeps_factors
+        for mine, theirs in zip(merged.sums(), part(x, slice(0, 120)).sums(), strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()))
+
+
+def test_constant_products_and_those_with_nan_are_named():
+    ids, g = torch.arange(50), torch.randn(50, 600, generator=torch.Generator().manual_seed(0))
+    for f, g_, problem in (
+        (torch.full((50, 300), 7.0), torch.full((50, 600), 0.3), "is constant over the samples"),
+        (torch.full((50, 300), torch.nan), g, "holds NaN or infinite features"),
+        (torch.full((50, 300), 7.0), g, None),
+    ):
+        sketch = Sketch()
+        sketch.update(f, ids, gradients=g_)
+        assert sketch.keeps_factors
+        assert sketch.problem() == problem
 
 
 def test_kinds_are_not_mixed():

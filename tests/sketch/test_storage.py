@@ -66,16 +66,19 @@ def test_what_was_loaded_goes_on_growing(tmp_path):
     assert float(sketch.cka(sketched(y))) == pytest.approx(float(sketched(x).cka(sketched(y))), abs=1e-6)
 
 
-@pytest.mark.parametrize("width", [8, 200])
+# As outer products, as tensor sketches, as factors, and as factors that were given up.
+@pytest.mark.parametrize(("samples", "width"), [(300, 8), (300, 200), (200, 60), (300, 60)])
 @pytest.mark.parametrize("dtype", [None, "float16"])
-def test_sketches_of_features_and_gradients(tmp_path, width, dtype):
-    x, y = related(300, width, rank=10, correlation=0.7, seed=0)
+def test_sketches_of_features_and_gradients(tmp_path, samples, width, dtype):
+    x, y = related(samples, width, rank=10, correlation=0.7, seed=0)
     a, b = Sketch(256, 128), Sketch(256, 128)
-    a.update(x, torch.arange(300), gradients=y)
-    b.update(y, torch.arange(300), gradients=x + y)
+    a.update(x + 10, torch.arange(samples), gradients=y)
+    b.update(y, torch.arange(samples), gradients=x + y)
+    assert a.keeps_factors == ((samples, width) == (200, 60))
     save_sketch(a, tmp_path / "a.safetensors", representation="features*gradients", dtype=dtype)
     again = load_sketch(tmp_path / "a.safetensors")
     assert again.gradient_width == width
+    assert again.keeps_factors == a.keeps_factors
     assert float(again.cka(b)) == pytest.approx(float(a.cka(b)), abs=0 if dtype is None else 1e-3)
 
 

@@ -22,6 +22,28 @@ def layers():
     return related(300, 100, rank=5, correlation=0.8, seed=0) + related(300, 1000, rank=5, correlation=0.8, seed=1)
 
 
+def products():
+    """For each rank, layers' features, gradients and ids: in buckets of their own, in shared ones, given up on one."""
+    f, g = related(300, 60, rank=5, correlation=0.8, seed=2)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    few = order[order < 250]
+    repeated = torch.cat([order[:100], order[:20] + 256])  # those share buckets
+    splits = [
+        (few[:200], few[:0], few[200:]),
+        (order[:150], order[150:], order[:0]),
+        (few[:0], repeated[:60], repeated[60:]),
+        (repeated, few[:0], few[200:]),
+    ]
+    f, g = f.repeat(2, 1), g.repeat(2, 1)
+    return [[(f[ids], g[ids], ids) for ids in split] for split in splits]
+
+
+def product_sketch(features, gradients, ids):
+    sketch = Sketch(**SETTINGS)
+    sketch.update(features, ids, gradients=gradients)
+    return sketch
+
+
 def work(rank, address, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=WORLD)
@@ -30,6 +52,9 @@ def work(rank, address, results):
     sketches = [sketched(x[ids], ids=ids, **SETTINGS) for x in layers()] + [Sketch(**SETTINGS)]
     all_reduce_sketches(sketches)
     torch.save([sketch.state_dict() for sketch in sketches], f"{results}/{rank}.pt")
+    sketches = [product_sketch(*shares[rank]) for shares in products()]
+    all_reduce_sketches(sketches)
+    torch.save([sketch.state_dict() for sketch in sketches], f"{results}/{rank}.products.pt")
     try:
         all_reduce_sketches([sketched(torch.randn(5, 8 + rank), ids=torch.arange(5))])
     except ValueError as error:
@@ -55,6 +80,19 @@ def test_every_rank_holds_the_sketch_of_all_samples(results):
                 assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
         assert float(sketches[0].cka(sketches[1])) == pytest.approx(float(whole[0].cka(whole[1])), abs=1e-6)
         assert float(sketches[2].nbs(sketches[3])) == pytest.approx(float(whole[2].nbs(whole[3])), abs=1e-6)
+
+
+def test_products_are_exact_on_all_ranks_or_tensor_sketched_on_all(results):
+    whole = [product_sketch(*(torch.cat(parts) for parts in zip(*shares, strict=True))) for shares in products()]
+    assert [sketch.keeps_factors for sketch in whole] == [True, False, False, False]
+    for rank in range(WORLD):
+        states = torch.load(results / f"{rank}.products.pt", weights_only=True)
+        for state, single in zip(states, whole, strict=True):
+            reduced = Sketch.from_state_dict(state)
+            assert reduced.keeps_factors == single.keeps_factors
+            assert (reduced.count, reduced.fingerprint) == (single.count, single.fingerprint)
+            for mine, theirs in zip(reduced.sums(), single.sums(), strict=True):
+                assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_different_widths_are_refused_on_every_rank(results):
