@@ -59,7 +59,7 @@ class SketchedPair:
         counted = int(state["counted_ids"])
         ids = torch.arange(counted, counted + n) if sample_ids is None else _checked_ids(sample_ids, x)
         ids = ids.to(x.device)
-        buckets = sample_buckets(ids, self.num_buckets, self.seed)
+        buckets = sample_buckets(ids, self.num_buckets)
         signs = sample_signs(ids, self.seed).to(dtype)
         rows = torch.stack([self._folded(side.detach().to(dtype)) for side in (x, y)])
         widths = torch.tensor([[side.shape[1], side.shape[1] ** 2] for side in (x, y)], device=x.device)
@@ -83,7 +83,7 @@ class SketchedPair:
         distance = int(announced[:part].sum())
         if distance == 0 or int(state["counted_ids"]) == 0:
             return state
-        ends = sample_buckets(torch.tensor([0, distance]), self.num_buckets, self.seed)
+        ends = sample_buckets(torch.tensor([0, distance]), self.num_buckets)
         places = int(ends[1] - ends[0])
         # Samples of two parts had the same ids, hence the same signs; bucket by bucket they get independent ones.
         first = _FIRST_MOVE + distance * self.num_buckets

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.hashing import HashedSamples
+from lightning_sim.sketch.memory import zeros
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["add_factors", "factors_kept", "factors_sum", "no_factors", "share_a_bucket", "tensor_sketched"]
@@ -22,18 +24,23 @@ def no_factors(
 ) -> dict[str, Tensor]:
     """The state without samples: signed features (M, p_f), gradients (M, p_g) and signs (M,) in their buckets."""
     return {
-        "bucket_features": torch.zeros(num_buckets, width, dtype=dtype, device=device),
-        "bucket_gradients": torch.zeros(num_buckets, gradient_width, dtype=dtype, device=device),
-        "bucket_ones": torch.zeros(num_buckets, dtype=dtype, device=device),
+        "bucket_features": zeros(num_buckets, width, dtype=dtype, device=device),
+        "bucket_gradients": zeros(num_buckets, gradient_width, dtype=dtype, device=device),
+        "bucket_ones": zeros(num_buckets, dtype=dtype, device=device),
     }
 
 
-def add_factors(sums: dict[str, Tensor], features: Tensor, gradients: Tensor, buckets: Tensor, signs: Tensor) -> None:
+def add_factors(sums: dict[str, Tensor], features: Tensor, gradients: Tensor, samples: HashedSamples) -> None:
     """Add samples that lie in empty buckets, all different."""
     # One of the factors carries the sign, so that their product has it.
-    sums["bucket_features"].index_add_(0, buckets, features * signs[:, None])
-    sums["bucket_gradients"].index_add_(0, buckets, gradients)
-    sums["bucket_ones"].index_add_(0, buckets, signs)
+    if samples.run is not None:
+        places: slice | Tensor = samples.run
+        torch.mul(features, samples.signs[:, None], out=sums["bucket_features"][places])
+    else:
+        places = samples.buckets
+        sums["bucket_features"][places] = features * samples.signs[:, None]
+    sums["bucket_gradients"][places] = gradients
+    sums["bucket_ones"][places] = samples.signs
 
 
 def share_a_bucket(sums: dict[str, Tensor], others: dict[str, Tensor]) -> bool:

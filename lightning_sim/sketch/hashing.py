@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -20,8 +21,8 @@ __all__ = [
     "wrapped",
 ]
 
-# Separate streams of the hash, so that buckets, sample signs and column signs are independent of each other.
-_BUCKET_STREAM, _SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM, _SHUFFLE_STREAM, _PUBLISHED_STREAM = 1, 2, 3, 4, 5, 6
+# Separate streams of the hash, so that sample signs, published buckets and column signs are independent of each other.
+_SIGN_STREAM, _FINGERPRINT_STREAM, _COLUMN_STREAM, _SHUFFLE_STREAM, _PUBLISHED_STREAM = 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class HashedSamples:
         ids: (b,) int64.
         buckets: (b,) int64.
         signs: (b,) of +1 and -1, in float32.
+        run: the buckets as a slice, where they follow each other at equal distances; known for ids on the CPU only.
         fingerprint: of the set of ids.
         num_buckets: M.
         seed: of the hash.
@@ -40,39 +42,51 @@ class HashedSamples:
     ids: Tensor
     buckets: Tensor
     signs: Tensor
+    run: slice | None
     fingerprint: int
     num_buckets: int
     seed: int
 
-    def to(self, device: torch.device | str) -> HashedSamples:
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> HashedSamples:
         """Buckets and signs on a device, where sketches of features on it need them; the ids stay."""
-        return replace(self, buckets=self.buckets.to(device), signs=self.signs.to(device))
+        if self.signs.dtype == dtype and self.signs.device == torch.device(device):
+            return self
+        return replace(self, buckets=self.buckets.to(device), signs=self.signs.to(device, dtype))
 
-    def __getitem__(self, rows: slice) -> HashedSamples:
-        return replace(self, ids=self.ids[rows], buckets=self.buckets[rows], signs=self.signs[rows])
+    def blocks(self, size: int) -> Iterator[tuple[slice, HashedSamples]]:
+        """Parts of at most so many samples, with their places."""
+        if len(self.ids) <= size:
+            yield slice(None), self
+            return
+        for start in range(0, len(self.ids), size):
+            rows = slice(start, start + size)
+            ids, buckets, signs = self.ids[rows], self.buckets[rows], self.signs[rows]
+            yield rows, replace(self, ids=ids, buckets=buckets, signs=signs, run=_run(buckets))
 
 
 def hash_samples(sample_ids: Tensor, num_buckets: int, seed: int) -> HashedSamples:
     """Bucket and sign of every sample, and their fingerprint, (b,) integers on any device."""
     ids = sample_ids.to(torch.int64)
+    buckets = sample_buckets(ids, num_buckets)
     signs = sample_signs(ids, seed).to(torch.float32)
-    return HashedSamples(ids, sample_buckets(ids, num_buckets, seed), signs, fingerprint(ids), num_buckets, seed)
+    return HashedSamples(ids, buckets, signs, _run(buckets), fingerprint(ids), num_buckets, seed)
 
 
-def sample_buckets(sample_ids: Tensor, num_buckets: int, seed: int) -> Tensor:
-    """Bucket of every sample, ``(a * id + b) mod M`` with odd ``a``: balanced, and without collision while N <= M.
+def _run(buckets: Tensor) -> slice | None:
+    if buckets.device.type != "cpu" or len(buckets) < 2:
+        return None
+    steps = buckets.diff()
+    step = int(steps[0])
+    return slice(int(buckets[0]), int(buckets[-1]) + 1, step) if step > 0 and bool((steps == step).all()) else None
 
-    Args:
-        sample_ids: (b,) int64.
-        num_buckets: M, a power of two, so that wrapping 64-bit arithmetic leaves the residue right.
-        seed: chooses a and b.
 
-    Returns:
-        (b,) int64 in [0, M).
+def sample_buckets(sample_ids: Tensor, num_buckets: int) -> Tensor:
+    """Bucket of every sample, its id mod M, (b,) int64: balanced, and without collision while N <= M.
+
+    Consecutive samples lie in consecutive buckets, a slice of the state. A multiplier and an offset from the seed, as
+    of other linear hashes, would only name the buckets differently: the same samples would share one.
     """
-    multiplier = _hash_integer(seed, _BUCKET_STREAM) | 1
-    offset = _hash_integer(seed, _BUCKET_STREAM + 16)
-    return (sample_ids * multiplier + offset) & (num_buckets - 1)
+    return sample_ids & (num_buckets - 1)
 
 
 def sample_signs(sample_ids: Tensor, seed: int) -> Tensor:
@@ -125,6 +139,7 @@ def _hash(values: Tensor, seed: int, stream: int) -> Tensor:
     return _mix(values + _hash_integer(seed, stream))
 
 
+@lru_cache(maxsize=1024)
 def _hash_integer(seed: int, stream: int) -> int:
     key = torch.tensor(seed * 1_000_003 + stream, dtype=torch.int64)
     return int(_mix(_mix(key)))

@@ -19,6 +19,7 @@ from lightning_sim.sketch.factors import (
 from lightning_sim.sketch.folding import fold, num_folds
 from lightning_sim.sketch.grams import FoldGram, Gram, ProductGram
 from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
+from lightning_sim.sketch.memory import zeros
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["Sketch"]
@@ -139,32 +140,32 @@ class Sketch:
         with torch.inference_mode(False), torch.no_grad():
             if self.keeps_factors:
                 self._occupy(sample_ids.ids)
-            for start in range(0, features.shape[0], _SAMPLES_PER_BLOCK):
-                block = slice(start, start + _SAMPLES_PER_BLOCK)
-                self._add(features[block], None if gradients is None else gradients[block], sample_ids[block])
+            for rows, samples in sample_ids.to(features.device, self.dtype).blocks(_SAMPLES_PER_BLOCK):
+                self._add(features[rows], None if gradients is None else gradients[rows], samples)
         self.fingerprint = wrapped(self.fingerprint + sample_ids.fingerprint)
         self.count += features.shape[0]
 
     def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
-        buckets = samples.buckets.to(features.device)
-        signs = samples.signs.to(features.device, self.dtype)
         features = features.to(self.dtype)
         if gradients is not None and self.keeps_factors:
-            return add_factors(self._sums, features, gradients.to(self.dtype), buckets, signs)
+            return add_factors(self._sums, features, gradients.to(self.dtype), samples)
         if gradients is None:
             folds = fold(features, self.num_projections, self.seed)
         else:
             folds = tensor_sketch(features, gradients.to(self.dtype), self.num_projections, self.seed)
         self._sums["feature_sums"] += folds.sum(1)  # of one block in the sketch's dtype, of all in float64
-        self._sums["bucket_sums"].index_add_(1, buckets, folds * signs[:, None])
-        self._sums["bucket_ones"].index_add_(0, buckets, signs)
+        if samples.run is not None:
+            self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])
+        else:
+            self._sums["bucket_sums"].index_add_(1, samples.buckets, folds * samples.signs[:, None])
+        self._sums["bucket_ones"].index_add_(0, samples.buckets, samples.signs)
 
     def _occupy(self, sample_ids: Tensor) -> None:
         """Mark the buckets of new samples; give the factors up when a bucket gets a second sample."""
         # On the CPU, where sample ids are as a rule: the device is not waited for.
         if self._occupied is None:
             self._occupied = self._sums["bucket_ones"].cpu() != 0
-        buckets = sample_buckets(sample_ids.cpu(), self.num_buckets, self.seed)
+        buckets = sample_buckets(sample_ids.cpu().to(torch.int64), self.num_buckets)
         held = self._occupied.long().index_add_(0, buckets, torch.ones_like(buckets))
         if int(held.max()) > 1:
             self.sketch_factors()
@@ -196,9 +197,9 @@ class Sketch:
                 self._sums = no_factors(self.num_buckets, width, gradient_width, self.dtype, device)
                 return
             self._sums = {
-                "bucket_sums": torch.zeros(folds, self.num_buckets, columns, dtype=self.dtype, device=device),
-                "bucket_ones": torch.zeros(self.num_buckets, dtype=self.dtype, device=device),
-                "feature_sums": torch.zeros(folds, columns, dtype=torch.float64, device=device),
+                "bucket_sums": zeros(folds, self.num_buckets, columns, dtype=self.dtype, device=device),
+                "bucket_ones": zeros(self.num_buckets, dtype=self.dtype, device=device),
+                "feature_sums": zeros(folds, columns, dtype=torch.float64, device=device),
             }
 
     def merge(self, other: Sketch) -> None:

@@ -90,7 +90,7 @@ def sketched_rows(sketch):
     from lightning_sim.sketch.hashing import sample_buckets, sample_signs
 
     ids = torch.arange(sketch.count)
-    rows = sketch.sums()[0][0][sample_buckets(ids, sketch.num_buckets, sketch.seed)]
+    rows = sketch.sums()[0][0][sample_buckets(ids, sketch.num_buckets)]
     return rows * sample_signs(ids, sketch.seed)[:, None]
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from lightning_sim.sketch.hashing import column_signs, fingerprint, sample_buckets, sample_signs, wrapped
+from lightning_sim.sketch.hashing import column_signs, fingerprint, hash_samples, sample_buckets, sample_signs, wrapped
 
 MASK = (1 << 64) - 1
 
@@ -21,20 +21,37 @@ def test_signs_follow_the_published_hash():
 
 
 def test_buckets_do_not_collide_while_there_are_enough_of_them():
-    for seed in range(20):
-        for first in (0, 12345, -500, 2**62):
-            buckets = sample_buckets(torch.arange(first, first + 1024), 1024, seed)
-            assert buckets.unique().tolist() == list(range(1024))
+    for first in (0, 12345, -500, 2**62):
+        buckets = sample_buckets(torch.arange(first, first + 1024), 1024)
+        assert buckets.unique().tolist() == list(range(1024))
 
 
 def test_buckets_are_balanced_beyond():
-    counts = torch.bincount(sample_buckets(torch.arange(10_240), 1024, seed=3), minlength=1024)
+    counts = torch.bincount(sample_buckets(torch.arange(10_240), 1024), minlength=1024)
     assert counts.tolist() == [10] * 1024
 
 
-def test_seeds_give_other_buckets_and_signs():
+def test_hashed_samples_know_the_slice_that_their_buckets_are():
+    for ids, run in (
+        (torch.arange(100, 164), slice(100, 164, 1)),
+        (torch.arange(1027, 1200, 3), slice(3, 175, 3)),
+        (torch.arange(1000, 1030), None),  # around the end
+        (torch.tensor([3, 2, 1]), None),
+        (torch.tensor([1, 1, 1]), None),
+        (torch.tensor([1, 2, 4]), None),
+    ):
+        hashed = hash_samples(ids, 1024, seed=0)
+        assert hashed.run == run
+        if run is not None:
+            assert torch.equal(torch.arange(1024)[hashed.run], hashed.buckets)
+        parts = list(hashed.blocks(2))
+        assert torch.equal(torch.cat([part.signs for _, part in parts]), hashed.signs)
+        assert all(torch.equal(ids[rows], part.ids) for rows, part in parts)
+        assert all(part.run is None or torch.equal(torch.arange(1024)[part.run], part.buckets) for _, part in parts)
+
+
+def test_seeds_give_other_signs():
     ids = torch.arange(256)
-    assert not torch.equal(sample_buckets(ids, 256, 0), sample_buckets(ids, 256, 1))
     assert not torch.equal(sample_signs(ids, 0), sample_signs(ids, 1))
 
 

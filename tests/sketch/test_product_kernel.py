@@ -178,7 +178,7 @@ def test_factors_become_a_tensor_sketch_when_two_samples_share_a_bucket():
     few.update(x[0][64:], ids[64:], gradients=x[1][64:])
     assert not few.keeps_factors
     # As if every sample had been tensor sketched.
-    buckets, signs = sample_buckets(ids, 64, 0), sample_signs(ids, 0)
+    buckets, signs = sample_buckets(ids, 64), sample_signs(ids, 0)
     for index, rows in enumerate(tensor_sketch(*(z.double() for z in x), 1024, seed=0)):
         added = torch.zeros(64, 512, dtype=torch.float64).index_add_(0, buckets, rows * signs[:, None])
         tolerance = 1e-5 * float(added.abs().max())

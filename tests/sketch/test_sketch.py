@@ -103,7 +103,7 @@ def test_a_bucket_in_which_signs_cancel_still_counts():
     ids = torch.cat([torch.arange(39), torch.tensor([1024])])
     seed = next(seed for seed in range(50) if int(sample_signs(ids, seed)[[0, 39]].sum()) == 0)
     matrix = np.zeros((1024, 40))
-    matrix[sample_buckets(ids, 1024, seed), np.arange(40)] = sample_signs(ids, seed)
+    matrix[sample_buckets(ids, 1024), np.arange(40)] = sample_signs(ids, seed)
     left, right = (matrix @ exact.centered(z) for z in (x, y))
     value = np.linalg.svd(left.T @ right, compute_uv=False).sum() / (np.linalg.norm(left) * np.linalg.norm(right))
     assert float(sketched(x, ids=ids, seed=seed).nbs(sketched(y, ids=ids, seed=seed))) == pytest.approx(value, abs=1e-5)
