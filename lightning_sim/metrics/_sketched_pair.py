@@ -149,7 +149,7 @@ class SketchedPair:
 
     def _folded(self, rows: Tensor) -> Tensor:
         """The folds of (n, p) side by side, filled up to (n, num_projections)."""
-        folded = torch.cat(list(fold(rows, self.num_projections, self.seed)), dim=1)
+        folded = torch.cat(list(fold(rows, self.num_projections, self.seed, rows.dtype)), dim=1)
         return torch.nn.functional.pad(folded, (0, self.num_projections - folded.shape[1]))
 
     def _split(self, rows: Tensor, width: int) -> Tensor:

@@ -62,7 +62,7 @@ def tensor_sketched(sums: dict[str, Tensor], num_projections: int, seed: int) ->
     feature_sums = torch.zeros(2, columns, dtype=torch.float64, device=features.device)
     for start in range(0, num_buckets, _ROWS_PER_BLOCK):
         rows = slice(start, start + _ROWS_PER_BLOCK)
-        for index, folded in enumerate(tensor_sketch(features[rows], gradients[rows], num_projections, seed)):
-            bucket_sums[index, rows] = folded
-            feature_sums[index] += (folded * ones[rows, None]).sum(0, dtype=torch.float64)
+        folds = tensor_sketch(features[rows], gradients[rows], num_projections, seed, features.dtype)
+        bucket_sums[:, rows] = folds
+        feature_sums += (folds * ones[rows, None]).sum(1, dtype=torch.float64)
     return {"bucket_sums": bucket_sums, "bucket_ones": ones.clone(), "feature_sums": feature_sums}

@@ -22,9 +22,9 @@ _piece: NDArray[np.uint8] = np.zeros(0, np.uint8)
 def zeros(*shape: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Zeros, on the CPU in parts of larger pieces of memory that nothing has touched yet.
 
-    Getting memory from the system page by page takes longer than all that is then added up in it: for 48 layers of 2 MB
-    `torch.zeros` takes 60 ms and more. NumPy asks for pieces above 4 MB in large pages, where there are such: 10 ms with
-    the sums. A piece is given back when no tensor uses it any more.
+    Getting memory from the system page by page takes longer than all that is then added up in it: for 48 layers of
+    2 MB `torch.zeros` takes 60 ms and more. NumPy asks for pieces above 4 MB in large pages, where there are such:
+    10 ms with the sums. A piece is given back when no tensor uses it any more.
     """
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)

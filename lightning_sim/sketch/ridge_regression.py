@@ -44,7 +44,7 @@ class RidgeRegression:
             raise ValueError(
                 f"`features` must have the width {self.width} of the sketched ones, got shape {tuple(features.shape)}"
             )
-        folded = fold(features.double().to(self.weights.device), self.num_projections, self.seed)
+        folded = fold(features.to(self.weights.device), self.num_projections, self.seed, torch.float64)
         columns = torch.cat(list(folded), dim=1) / len(folded) ** 0.5
         predicted: Tensor = (columns - self.feature_means) @ self.weights + self.label_means
         return predicted

@@ -146,13 +146,12 @@ class Sketch:
         self.count += features.shape[0]
 
     def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
-        features = features.to(self.dtype)
         if gradients is not None and self.keeps_factors:
-            return add_factors(self._sums, features, gradients.to(self.dtype), samples)
+            return add_factors(self._sums, features.to(self.dtype), gradients.to(self.dtype), samples)
         if gradients is None:
-            folds = fold(features, self.num_projections, self.seed)
+            folds = fold(features, self.num_projections, self.seed, self.dtype)
         else:
-            folds = tensor_sketch(features, gradients.to(self.dtype), self.num_projections, self.seed)
+            folds = tensor_sketch(features, gradients, self.num_projections, self.seed, self.dtype)
         self._sums["feature_sums"] += folds.sum(1)  # of one block in the sketch's dtype, of all in float64
         if samples.run is not None:
             self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])

@@ -11,7 +11,7 @@ from lightning_sim.sketch.hashing import shuffled_columns
 __all__ = ["tensor_sketch"]
 
 
-def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, seed: int) -> Tensor:
+def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, seed: int, dtype: torch.dtype) -> Tensor:
     r"""Columns with the product kernel as inner product, :math:`\langle f, f' \rangle \langle g, g' \rangle`.
 
     That is the inner product of the outer products f (x) g, of width p_f p_g. A signed fold of such a product is the
@@ -24,6 +24,7 @@ def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, see
         gradients: (b, p_g), floating-point.
         num_projections: k. Products of width p_f p_g <= k are formed, and exact.
         seed: chooses signs and order of the columns.
+        dtype: of the result, float32 or float64.
 
     Returns:
         (1, b, p_f p_g) while that is at most k, else (2, b, k / 2).
@@ -32,15 +33,15 @@ def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, see
         Pham & Pagh 2013, *Fast and scalable polynomial kernels via explicit feature maps*.
     """
     if num_folds(features.shape[1] * gradients.shape[1], num_projections) == 1:
-        return torch.einsum("bi,bj->bij", features, gradients).flatten(1)[None]
+        return torch.einsum("bi,bj->bij", features.to(dtype), gradients.to(dtype)).flatten(1)[None]
     columns = num_projections // 2
-    return torch.stack([_convolved(features, gradients, columns, index, seed) for index in range(2)])
+    return torch.stack([_convolved(features, gradients, columns, index, seed, dtype) for index in range(2)])
 
 
-def _convolved(features: Tensor, gradients: Tensor, columns: int, index: int, seed: int) -> Tensor:
+def _convolved(features: Tensor, gradients: Tensor, columns: int, index: int, seed: int, dtype: torch.dtype) -> Tensor:
     # Numbers below 2 are the folds of features alone.
-    f = fold_once(features, columns, 2 + index, seed)
-    g = fold_once(gradients, columns, 4 + index, seed)
+    f = fold_once(features, columns, 2 + index, seed, dtype)
+    g = fold_once(gradients, columns, 4 + index, seed, dtype)
     # Shuffled over all columns, so that the pairs (i, j) and (j, i) do not share a slot, and narrow factors fill all.
     g = torch.nn.functional.pad(g, (0, columns - g.shape[1]))[:, shuffled_columns(columns, index, seed, g.device)]
     convolved: Tensor = torch.fft.irfft(torch.fft.rfft(f, n=columns) * torch.fft.rfft(g), n=columns)

@@ -101,7 +101,7 @@ def test_inner_products_are_those_of_outer_products():
     generator = torch.Generator().manual_seed(0)
     f, g = (torch.randn(2, width, generator=generator, dtype=torch.float64) for width in (300, 40))
     truth = (f[0] @ f[1]) * (g[0] @ g[1])
-    values = torch.stack([part[0] @ part[1] for seed in range(400) for part in tensor_sketch(f, g, 512, seed)])
+    values = torch.stack([part[0] @ part[1] for seed in range(400) for part in tensor_sketch(f, g, 512, seed, f.dtype)])
     assert abs(values.mean() - truth) < 4 * values.std() / len(values) ** 0.5
     # The two halves of one sketch are independent of each other.
     halves = values.view(-1, 2) - truth
@@ -112,7 +112,7 @@ def test_inner_products_are_those_of_outer_products():
 def test_the_convolution_is_a_fold_of_the_outer_product():
     # Every entry (i, j) goes with one sign to one column, so that the sketch of basis vectors has one entry, +1 or -1.
     f, g = torch.eye(20, dtype=torch.float64), torch.eye(9, dtype=torch.float64)
-    rows = tensor_sketch(f.repeat_interleave(9, 0), g.repeat(20, 1), 64, seed=3)
+    rows = tensor_sketch(f.repeat_interleave(9, 0), g.repeat(20, 1), 64, seed=3, dtype=f.dtype)
     for half in rows:
         assert torch.allclose(half.abs().sum(1), torch.ones(180, dtype=torch.float64))
         assert torch.allclose(half.abs().amax(1), torch.ones(180, dtype=torch.float64))
@@ -179,7 +179,7 @@ def test_factors_become_a_tensor_sketch_when_two_samples_share_a_bucket():
     assert not few.keeps_factors
     # As if every sample had been tensor sketched.
     buckets, signs = sample_buckets(ids, 64), sample_signs(ids, 0)
-    for index, rows in enumerate(tensor_sketch(*(z.double() for z in x), 1024, seed=0)):
+    for index, rows in enumerate(tensor_sketch(*(z.double() for z in x), 1024, seed=0, dtype=torch.float64)):
         added = torch.zeros(64, 512, dtype=torch.float64).index_add_(0, buckets, rows * signs[:, None])
         tolerance = 1e-5 * float(added.abs().max())
         assert torch.allclose(few.uncentered()[0][index].double(), added, rtol=0, atol=tolerance)

@@ -157,7 +157,7 @@ def test_features_keep_no_graph():
 
 def test_fold_is_unbiased_in_inner_products():
     x = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    products = torch.stack([part[0] @ part[1] for seed in range(300) for part in fold(x, 256, seed)])
+    products = torch.stack([part[0] @ part[1] for seed in range(300) for part in fold(x, 256, seed, x.dtype)])
     standard_error = products.std() / len(products) ** 0.5
     assert abs(products.mean() - x[0] @ x[1]) < 4 * standard_error
 
@@ -165,7 +165,7 @@ def test_fold_is_unbiased_in_inner_products():
 def test_fold_of_a_width_that_is_no_multiple():
     x = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(x, (0, 24))
-    for short, long in zip(fold(x, 512, 0), fold(padded, 512, 0), strict=True):
+    for short, long in zip(fold(x, 512, 0, x.dtype), fold(padded, 512, 0, x.dtype), strict=True):
         assert torch.allclose(short, long)
 
 
