@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lightning_sim.sketch.hashing import HashedSamples
-from lightning_sim.sketch.memory import zeros
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["add_factors", "factors_kept", "factors_sum", "no_factors", "share_a_bucket", "tensor_sketched"]
@@ -24,9 +23,9 @@ def no_factors(
 ) -> dict[str, Tensor]:
     """The state without samples: signed features (M, p_f), gradients (M, p_g) and signs (M,) in their buckets."""
     return {
-        "bucket_features": zeros(num_buckets, width, dtype=dtype, device=device),
-        "bucket_gradients": zeros(num_buckets, gradient_width, dtype=dtype, device=device),
-        "bucket_ones": zeros(num_buckets, dtype=dtype, device=device),
+        "bucket_features": torch.zeros(num_buckets, width, dtype=dtype, device=device),
+        "bucket_gradients": torch.zeros(num_buckets, gradient_width, dtype=dtype, device=device),
+        "bucket_ones": torch.zeros(num_buckets, dtype=dtype, device=device),
     }
 
 

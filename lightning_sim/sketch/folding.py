@@ -13,7 +13,7 @@ from lightning_sim.sketch.hashing import column_signs
 
 __all__ = ["fold", "fold_once", "num_folds"]
 
-_ENTRIES_IN_CACHE = 2**18
+_ENTRIES_IN_CACHE = 2**19
 
 
 def num_folds(width: int, num_projections: int) -> int:

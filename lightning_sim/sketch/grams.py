@@ -16,8 +16,8 @@ __all__ = ["FoldGram", "Gram", "ProductGram"]
 class Gram(Protocol):
     """A symmetric matrix over the buckets."""
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
-        """Its entries, of the sketch's dtype."""
+    def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """Write these of its entries, of the sketch's dtype."""
         ...
 
 
@@ -27,9 +27,9 @@ class FoldGram:
 
     features: Tensor
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
-        """(rows, columns) of X X'."""
-        return self.features[rows] @ self.features[columns].T
+    def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """Write (rows, columns) of X X'."""
+        torch.mm(self.features[rows], self.features[columns].T, out=out)
 
 
 class ProductGram:
@@ -43,7 +43,6 @@ class ProductGram:
     """
 
     def __init__(self, sums: dict[str, Tensor], count: int) -> None:
-        self.dtype = sums["bucket_ones"].dtype
         self.features, self.gradients, self.ones = (
             sums[name].double() for name in ("bucket_features", "bucket_gradients", "bucket_ones")
         )
@@ -55,11 +54,11 @@ class ProductGram:
         self.trace, self.uncentered_trace = diagonal.sum() - self.mean * count, diagonal.sum()
         self.scale = torch.where(self.trace > 0, self.trace, 1.0)
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
-        """(rows, columns) of the centred kernel over its trace."""
-        return (self.exact_block(rows, columns) / self.scale).to(self.dtype)
+    def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """Write (rows, columns) of the centred kernel over its trace."""
+        out.copy_(self.block(rows, columns) / self.scale)
 
-    def exact_block(self, rows: slice, columns: slice) -> Tensor:
+    def block(self, rows: slice, columns: slice) -> Tensor:
         """(rows, columns) of the centred kernel in float64."""
         kernel = self.features[rows] @ self.features[columns].T
         kernel *= self.gradients[rows] @ self.gradients[columns].T

@@ -83,7 +83,9 @@ def normalized_bures_similarity(a: Sketch, b: Sketch) -> Tensor:
         return torch.full((), torch.nan, dtype=a.dtype, device=a.device)
     b = b.on(a.device)
     buckets = _occupied([a, b])
-    x, y = _data(a)[:, buckets], _data(b)[:, buckets]
+    x, y = _data(a), _data(b)
+    if buckets is not None:
+        x, y = x[:, buckets], y[:, buckets]
     num_folds = max(len(x), len(y))
     value = _bures_ratio(torch.cat(list(x), dim=1), torch.cat(list(y), dim=1))
     if num_folds > 1:
@@ -114,24 +116,29 @@ def _hsic_terms(
     device, n = sketches[0].device, sketches[0].count
     sketches = [sketch.on(device) for sketch in sketches]
     buckets = _occupied(sketches)
-    ones = sketches[0].ones()[buckets]
+    ones = sketches[0].ones() if buckets is None else sketches[0].ones()[buckets]
     grams = [sketch.grams(buckets) for sketch in sketches]
     both = any(first is not second for first, second in grams)
     cross = torch.zeros(len(row_index), len(column_index), dtype=torch.float64, device=device)
     norms = torch.zeros(len(sketches), dtype=torch.float64, device=device)
     sums_first = torch.zeros(len(sketches), len(ones), dtype=torch.float64, device=device)  # K0 v
     sums_second = torch.zeros_like(sums_first)
+    # Used by all blocks: to get as much memory anew for each would take longer than to fill it.
+    buffers = [
+        torch.empty(len(sketches) * min(_ROWS_PER_BLOCK, len(ones)) * len(ones), dtype=ones.dtype, device=device)
+        for _ in range(1 + both)
+    ]
     with _full_precision(device):
         for start in range(0, len(ones), _ROWS_PER_BLOCK):
-            rows, columns = slice(start, start + _ROWS_PER_BLOCK), slice(start, None)
-            first = _upper_blocks([pair[0] for pair in grams], rows, columns, unbiased, ones, sums_first)
+            block = range(start, min(start + _ROWS_PER_BLOCK, len(ones)))
+            first = _upper_blocks([pair[0] for pair in grams], block, unbiased, ones, sums_first, buffers[0])
             second = first
             if both:
-                second = _upper_blocks([pair[1] for pair in grams], rows, columns, unbiased, ones, sums_second)
+                second = _upper_blocks([pair[1] for pair in grams], block, unbiased, ones, sums_second, buffers[1])
             cross += (_taken(first, row_index) @ _taken(second, column_index).T).double()
             if both:
                 cross += (_taken(second, row_index) @ _taken(first, column_index).T).double()
-            norms += torch.linalg.vecdot(first, second).double()
+            norms += torch.stack([torch.dot(a, b) for a, b in zip(first, second, strict=True)]).double()
     if both:
         cross /= 2
     else:
@@ -146,19 +153,21 @@ def _hsic_terms(
 
 
 def _upper_blocks(
-    grams: Sequence[Gram], rows: slice, columns: slice, drop_diagonal: bool, ones: Tensor, sums: Tensor
+    grams: Sequence[Gram], rows: range, drop_diagonal: bool, ones: Tensor, sums: Tensor, buffer: Tensor
 ) -> Tensor:
     """Rows of the Grams from the diagonal on, (D, entries), so scaled that products of them count both triangles.
 
     Adds what they contribute to the products K0 v of the whole Grams, (D, M).
     """
-    blocks = torch.stack([gram.block(rows, columns) for gram in grams])
-    size = blocks.shape[1]
+    size, columns = len(rows), len(ones) - rows.start
+    blocks = buffer[: len(grams) * size * columns].view(len(grams), size, columns)
+    for gram, block in zip(grams, blocks, strict=True):
+        gram.write_block(slice(rows.start, rows.stop), slice(rows.start, None), block)
     if drop_diagonal:
         blocks.diagonal(dim1=1, dim2=2).zero_()
-    sums[:, rows] += blocks @ ones[columns]
+    sums[:, rows.start : rows.stop] += blocks @ ones[rows.start :]
     beyond = blocks[:, :, size:]
-    sums[:, columns][:, size:] += ones[rows] @ beyond
+    sums[:, rows.stop :] += ones[rows.start : rows.stop] @ beyond
     beyond *= 2**0.5
     return blocks.flatten(1)
 
@@ -169,10 +178,10 @@ def _taken(values: Tensor, index: list[int]) -> Tensor:
     return values[index[0] : index[0] + len(index)] if together else values[index]
 
 
-def _occupied(sketches: Sequence[Sketch]) -> Tensor | slice:
+def _occupied(sketches: Sequence[Sketch]) -> Tensor | None:
     """The buckets that hold samples; in a small probe most hold none."""
     if sketches[0].count >= sketches[0].num_buckets:
-        return slice(None)
+        return None
     return torch.stack([sketch.occupied() for sketch in sketches]).any(0).nonzero()[:, 0]
 
 

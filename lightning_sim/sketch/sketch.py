@@ -19,7 +19,6 @@ from lightning_sim.sketch.factors import (
 from lightning_sim.sketch.folding import fold, num_folds
 from lightning_sim.sketch.grams import FoldGram, Gram, ProductGram
 from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
-from lightning_sim.sketch.memory import zeros
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["Sketch"]
@@ -196,9 +195,9 @@ class Sketch:
                 self._sums = no_factors(self.num_buckets, width, gradient_width, self.dtype, device)
                 return
             self._sums = {
-                "bucket_sums": zeros(folds, self.num_buckets, columns, dtype=self.dtype, device=device),
-                "bucket_ones": zeros(self.num_buckets, dtype=self.dtype, device=device),
-                "feature_sums": zeros(folds, columns, dtype=torch.float64, device=device),
+                "bucket_sums": torch.zeros(folds, self.num_buckets, columns, dtype=self.dtype, device=device),
+                "bucket_ones": torch.zeros(self.num_buckets, dtype=self.dtype, device=device),
+                "feature_sums": torch.zeros(folds, columns, dtype=torch.float64, device=device),
             }
 
     def merge(self, other: Sketch) -> None:
@@ -299,7 +298,7 @@ class Sketch:
         Of a product its tensor sketch, also where the factors are kept.
         """
         sums, ones, means = self.uncentered()
-        return sums - ones[:, None] * means[:, None, :].to(self.dtype), ones
+        return torch.addcmul(sums, ones[:, None], means[:, None, :].to(self.dtype), value=-1), ones
 
     def uncentered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sketched features as they came (folds, M, c), the sketched ones (M,) and the features' means (folds, c)."""
@@ -315,27 +314,30 @@ class Sketch:
             held |= (self._sums["bucket_sums"] != 0).any(2).any(0)
         return held
 
-    def grams(self, buckets: Tensor | slice = slice(None)) -> tuple[Gram, Gram]:
-        """Gram matrices of the sketched, centred data by the one and the other fold, of trace 1 on average.
+    def grams(self, buckets: Tensor | None = None) -> tuple[Gram, Gram]:
+        """Gram matrices of the sketched, centred data by the one and the other fold, scaled.
 
         CKA does not depend on the scale, and without it float32 products of features of 1e10 would overflow.
 
         Args:
-            buckets: of which to form them; the others must be empty.
+            buckets: of which to form them, all if None; the others must be empty.
         """
         if self.keeps_factors:
-            product = ProductGram({name: value[buckets] for name, value in self._sums.items()}, self.count)
+            kept = self._sums if buckets is None else {name: value[buckets] for name, value in self._sums.items()}
+            product = ProductGram(kept, self.count)
             return product, product
-        centered = self.centered()[0][:, buckets]
-        norm = torch.linalg.vector_norm(centered, dtype=torch.float64) / len(centered) ** 0.5
-        centered = (centered / torch.where(norm > 0, norm, 1.0)).to(self.dtype)
+        centered = self.centered()[0]
+        if buckets is not None:
+            centered = centered[:, buckets]
+        largest = torch.linalg.vector_norm(centered, torch.inf)
+        centered = centered.div_(torch.where(largest > 0, largest, 1.0))
         first = FoldGram(centered[0])
         return first, FoldGram(centered[1]) if len(centered) > 1 else first
 
     def kernel(self) -> Tensor:
         """Gram matrix (M, M) of the sketched, centred data in float64, the mean of both folds', diagonal included."""
         if self.keeps_factors:
-            return ProductGram(self._sums, self.count).exact_block(slice(None), slice(None))
+            return ProductGram(self._sums, self.count).block(slice(None), slice(None))
         folds = self.centered()[0].double()
         return torch.einsum("hmc,hnc->mn", folds, folds) / len(folds)
 
@@ -358,7 +360,9 @@ class Sketch:
             rounding = max(rounding**2, 1e-14)  # of squares, which are subtracted in float64
         else:
             centered, ones = self.centered()
-            size = torch.linalg.vector_norm(centered, dtype=torch.float64)
+            size = torch.linalg.vector_norm(centered)
+            if not 1e-15 < float(size) < 1e15:  # squares of float32 may be out of its range
+                size = torch.linalg.vector_norm(centered, dtype=torch.float64)
             means = torch.linalg.vector_norm(self._sums["feature_sums"] / self.count)
             largest = means * torch.linalg.vector_norm(ones, dtype=torch.float64)
         if not bool(torch.isfinite(size)):
