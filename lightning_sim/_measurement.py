@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Measurement", "SimilarityMatrix", "split_name"]
+__all__ = ["FISHER_MEASURES", "Measurement", "SimilarityMatrix", "has_own_unit", "split_name"]
+
+FISHER_MEASURES = ("fisher_rao_norm", "fisher_rao_distance", "task2vec")  # of the parameters as a whole
+_WITH_OWN_UNIT = ("mean_embedding", "fisher_rao_norm", "fisher_rao_distance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,11 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
     """
     measure, *rest = name.split("/", 2)
     return measure, rest[0] if rest else None, rest[1] if len(rest) > 1 else None
+
+
+def has_own_unit(measure: str) -> bool:
+    """Whether a measure is a length of any size, and not a similarity of which 0.001 is little."""
+    return measure in _WITH_OWN_UNIT
 
 
 def _as_float32(values: Iterable[Any] | NDArray[Any]) -> NDArray[np.float32]:

@@ -1,8 +1,10 @@
-"""Comparing two snapshots: similarity of layers, of outputs and of weights, as one measurement's numbers."""
+"""Snapshots as one measurement's numbers: similarity of two, by layers, outputs and weights, and what describes one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,11 +19,30 @@ from lightning_sim.functional import (
 )
 from lightning_sim.probe.representations import sketched
 from lightning_sim.probe.snapshot import Snapshot
-from lightning_sim.sketch import Sketch, Tang2020Sketch, centered_kernel_alignment_matrix, transport_map_matrix
+from lightning_sim.sketch import (
+    Sketch,
+    Tang2020Sketch,
+    centered_kernel_alignment_matrix,
+    mean_embedding_norm,
+    transport_map_matrix,
+)
 
-__all__ = ["LAYER_MEASURES", "OUTPUT_MEASURES", "compare_layers", "compare_outputs", "compare_weights"]
+__all__ = [
+    "LAYER_MEASURES",
+    "MEAN_EMBEDDINGS",
+    "OUTPUT_MEASURES",
+    "compare_layers",
+    "compare_outputs",
+    "compare_weights",
+    "mean_embeddings",
+]
 
 LAYER_MEASURES = ("cka", "nbs")
+MEAN_EMBEDDINGS: Mapping[str, Literal["diagonal", "frobenius"] | None] = {
+    "mean_embedding": None,
+    "mean_embedding_diagonal": "diagonal",
+    "mean_embedding_frobenius": "frobenius",
+}
 OUTPUT_MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "agreement": prediction_agreement,
     "jsd": jensen_shannon_divergence,
@@ -69,6 +90,31 @@ def compare_layers(
             value = _matrix(current, reference, [mine], [theirs], "nbs", representation, estimator)
             values[f"nbs/{representation}/{mine}"] = float(value[0, 0])
     return values, matrices, problems
+
+
+def mean_embeddings(
+    current: Snapshot, layers: Sequence[str], representation: str = "features"
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The norms of every layer's kernel mean embedding, which no reference is needed for.
+
+    Returns:
+        ``<name>/<representation>/<layer>`` -> value for the names `MEAN_EMBEDDINGS`; and layer -> why it is NaN.
+    """
+    values: dict[str, float] = {}
+    problems: dict[str, str] = {}
+    for layer in layers:
+        sketch = current.of(representation).get(layer)
+        known = current.problem_of(layer, representation)
+        for name, normalization in MEAN_EMBEDDINGS.items():
+            value = math.nan
+            if known is None and sketch is not None:
+                value = float(mean_embedding_norm(sketch, normalization=normalization))
+            values[f"{name}/{representation}/{layer}"] = value
+            if math.isnan(value):
+                reason = sketch.problem() if sketch is not None else "holds no samples"
+                zero = (layer, "is zero for every sample" if reason is None or "constant" in reason else reason)
+                problems.update([known or zero])
+    return values, problems
 
 
 def compare_outputs(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_sim._labels import shortened
-from lightning_sim._measurement import SimilarityMatrix, split_name
+from lightning_sim._measurement import FISHER_MEASURES, SimilarityMatrix, split_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,9 +89,10 @@ def history_figure(history: SimilarityHistory) -> Figure:
     """One panel per measure and representation, one with the outputs together, and the last matrix."""
     kinds = dict.fromkeys(split_name(name)[:2] for name in history.names if name != "seconds")
     panels = {f"{m}, {r}": _layer_lines(history, m, r) for m, r in kinds if r is not None}
+    parameters = {name: {name: history.trajectory(name)} for name in FISHER_MEASURES if (name, None) in kinds}
     outputs = _output_lines(history)
     matrix = _last_matrix(history)
-    count = len(panels) + bool(outputs) + (matrix is not None)
+    count = len(panels) + len(parameters) + bool(outputs) + (matrix is not None)
     columns = max(math.ceil(math.sqrt(count)), 1)
     rows = max(math.ceil(count / columns), 1)
     figure = _new_figure(5.0 * columns + 1.0, 3.8 * rows)
@@ -102,9 +103,12 @@ def history_figure(history: SimilarityHistory) -> Figure:
     for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         _draw_lines(axes, lines, _depth_colors(len(lines)), title)
     _explain_layers(figure, zip(grid, panels.values(), strict=False))
+    for axes, (title, lines) in zip(grid[len(panels) :], parameters.items(), strict=False):
+        _draw_outputs(axes, lines, title)
     if outputs:
-        _draw_outputs(grid[len(panels)], outputs, "outputs")
-        _add_legend(grid[len(panels)])
+        axes = grid[len(panels) + len(parameters)]
+        _draw_outputs(axes, outputs, "outputs")
+        _add_legend(axes)
     if matrix is not None:
         title = f"{matrix.measure}, {matrix.representation}, epoch {_last_epoch(history)}"
         _draw_matrix(grid[count - 1], matrix, title, 2.6 / max(matrix.values.shape))
@@ -355,7 +359,8 @@ def _layer_lines(history: SimilarityHistory, measure: str, representation: str) 
 
 
 def _output_lines(history: SimilarityHistory) -> dict[str, Trajectory]:
-    return {name: history.trajectory(name) for name in history.names if "/" not in name and name != "seconds"}
+    others = ("seconds", *FISHER_MEASURES)
+    return {name: history.trajectory(name) for name in history.names if "/" not in name and name not in others}
 
 
 def _last_matrix(

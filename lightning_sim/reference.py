@@ -136,9 +136,8 @@ class Reference:
         sketches = {representation: dict(self.saved.of(representation)) for representation in representations}
         settings = ("num_buckets", "num_projections", "seed", "dtype")
         for layer, sketch in (item for layers in sketches.values() for item in layers.items()):
-            different = [name for name in settings if getattr(sketch, name) != getattr(empty, name)]
-            if different:
-                wanted = ", ".join(f"{name}={getattr(sketch, name)}" for name in different)
+            if any(getattr(sketch, name) != getattr(empty, name) for name in settings):
+                wanted = ", ".join(f"{name}={getattr(sketch, name)}" for name in settings)
                 raise ValueError(f"{self.path}: the sketch of {layer!r} was made with {wanted}; monitor with the same")
             if self.saved.probe:
                 continue

@@ -120,6 +120,17 @@ def test_a_history_is_one_panel_per_measure_the_outputs_and_the_last_matrix(tmp_
     np.testing.assert_array_equal(image_of(figure).images[0].get_array(), history.matrix(epoch=2).values)
 
 
+def test_lengths_do_not_share_a_panel_with_the_outputs(tmp_path: Path) -> None:
+    values = {"mean_embedding/features/a": 300.0, "agreement": 0.5, "fisher_rao_norm": 70.0, "task2vec": 0.9}
+    figure = drawn(SimilarityHistory({}, [Measurement(0, 5, values), Measurement(1, 10, values)]).plot(), tmp_path)
+    assert {axes.get_title(loc="left"): [line.get_label() for line in axes.lines] for axes in figure.axes} == {
+        "mean_embedding, features": ["a"],
+        "fisher_rao_norm": ["fisher_rao_norm"],
+        "task2vec": ["task2vec"],
+        "outputs": ["agreement"],
+    }
+
+
 def test_runs_are_compared_on_the_same_scale(tmp_path: Path) -> None:
     runs = {"near": example_history(3, seed=1), "far": example_history(3, seed=2)}
     figure = drawn(comparison_figure(runs), tmp_path)

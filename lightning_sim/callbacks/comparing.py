@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,8 +19,17 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_sim._measurement import SimilarityMatrix
 from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
-from lightning_sim.comparison import LAYER_MEASURES, OUTPUT_MEASURES, compare_layers, compare_outputs, compare_weights
+from lightning_sim.comparison import (
+    LAYER_MEASURES,
+    MEAN_EMBEDDINGS,
+    OUTPUT_MEASURES,
+    compare_layers,
+    compare_outputs,
+    compare_weights,
+    mean_embeddings,
+)
 from lightning_sim.probe import Probe, Snapshot, call_network, isolated_random_state, pair_layers
+from lightning_sim.probe.fisher import FISHER_MEASURES, FisherMeasures
 from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.runner import ProbeRunner
 
@@ -43,12 +53,14 @@ class Comparing:
         # Once: every checkpoint asks for it, and the file may be gone or another one by then.
         self._described = settings.reference.describe()
         self._runner = _runner(settings, trainer)
+        self._fisher = FisherMeasures(self._runner, tuple(m for m in self.measures if m in FISHER_MEASURES))
         self._pairs: dict[str, str] = {}
         self._reference = Snapshot()
+        self._last: Snapshot | None = None
 
     def num_batches(self) -> int:
-        """Batches of one pass over this rank's share of the probe."""
-        return self._runner.num_batches()
+        """Batches that one measurement runs of this rank's share of the probe."""
+        return self._runner.num_batches() + self._fisher.num_batches()
 
     def start(
         self,
@@ -62,12 +74,24 @@ class Comparing:
         other = reference.module if reference.module is not None else network
         weights = reference.weights_for(network)
         self._choose(network, other)
+        self._require_fisher(network, other)
         if restored is not None:
             self._take_over(restored)
         if not self._reference.sketches:
             self._reference = self._runner.snapshot(
-                other, list(dict.fromkeys(self._pairs.values())), weights=weights, advance=advance
+                other,
+                list(dict.fromkeys(self._pairs.values())),
+                weights=weights,
+                advance=advance,
+                keep_chain="wcka" in self.measures,
             )
+        missing = self._fisher.missing(self._reference)
+        if missing and restored is not None and reference.kind in ("init", "previous"):
+            raise ValueError(
+                f"the checkpoint was monitored without {', '.join(missing)}, and the reference is gone by now; resume "
+                "without these measures, or with another reference"
+            )
+        self._fisher.complete(self._reference, other, weights, advance)
         broken = {
             layer: problem
             for layer, sketch in self._reference.of("features").items()
@@ -86,9 +110,19 @@ class Comparing:
 
         `save` is given what they were computed from, the probe's fingerprint, and whose gradients were taken.
         """
+        reference = self.settings.reference
+        other = reference.module if reference.module is not None else network
         compares_outputs = bool(self._output_measures())
         keep_logits = compares_outputs or save is not None
-        current = self._runner.snapshot(network, list(self._pairs), keep_logits=keep_logits, advance=advance)
+        recycled, self._last = self._last, None  # not to be used again should this measurement fail
+        current = self._runner.snapshot(
+            network,
+            list(self._pairs),
+            keep_logits=keep_logits,
+            advance=advance,
+            keep_chain="wcka" in self.measures,
+            recycled=recycled,
+        )
         if save is not None:
             save(current, self._fingerprint, self._gradients() or "")
         layer_measures = [measure for measure in self.measures if measure in LAYER_MEASURES]
@@ -96,17 +130,22 @@ class Comparing:
         matrices: list[SimilarityMatrix] = []
         problems: dict[str, str] = {}
         for representation in self.settings.representations:
-            layer_values, layer_matrices, layer_problems = compare_layers(
-                current,
-                self._reference,
-                self._pairs,
-                layer_measures,
-                representation=representation,
-                estimator=self.settings.estimator,
-            )
-            values |= layer_values
-            matrices += layer_matrices
-            problems |= layer_problems
+            if layer_measures:
+                layer_values, layer_matrices, layer_problems = compare_layers(
+                    current,
+                    self._reference,
+                    self._pairs,
+                    layer_measures,
+                    representation=representation,
+                    estimator=self.settings.estimator,
+                )
+                values |= layer_values
+                matrices += layer_matrices
+                problems |= layer_problems
+            if "mean_embedding" in self.measures:
+                norms, norm_problems = mean_embeddings(current, list(self._pairs), representation)
+                values |= norms
+                problems |= norm_problems
         if "wcka" in self.measures:
             weight_values, weight_matrices, weight_problems = compare_weights(current, self._reference)
             values |= weight_values
@@ -120,13 +159,20 @@ class Comparing:
                 output_problems = {"": current.problems[""]}
             values |= output_values
             problems |= output_problems
-        if self.settings.reference.kind == "previous":
-            self._reference = current
+        fisher_values, fisher_problems = self._fisher.measure(network, current, other, self._reference, advance)
+        values |= fisher_values
+        problems |= fisher_problems
+        if reference.kind == "previous":
+            self._fisher.keep_weights(current, network)
+            self._reference = current  # and never recycled: a checkpoint that holds it may still be written
+        else:
+            self._last = current
         return values, matrices, problems
 
     def names(self) -> list[str]:
         """Every name that `measure` gives a value for."""
         layered = [m for m in self.measures if m in LAYER_MEASURES]
+        layered += MEAN_EMBEDDINGS if "mean_embedding" in self.measures else []
         names = [
             f"{measure}/{representation}/{layer}"
             for representation in self.settings.representations
@@ -135,11 +181,12 @@ class Comparing:
         ]
         if "wcka" in self.measures and self._reference.chain is not None:
             names += [f"wcka/weights/{layer}" for layer in self._own_chain if layer in self._reference.chain]
-        return names + self._output_measures()
+        return names + self._output_measures() + list(self._fisher.measures)
 
     def describe(self, trainer: Trainer) -> dict[str, Any]:
         """The metadata of the record."""
         logger_version = getattr(trainer.logger, "version", None)
+        sketch = self._runner.make_sketch()
         packages = ("torch", "lightning", "torchmetrics", "numpy", "lightning-sim")
         return {
             "run": str(logger_version) if logger_version is not None else None,
@@ -156,8 +203,8 @@ class Comparing:
             "probe": {"num_samples": self._runner.probe.size, "fingerprint": self._fingerprint},
             "sketch": {
                 "algorithm": self.settings.sketch,
-                "num_buckets": self.settings.num_buckets,
-                "num_projections": self.settings.num_projections,
+                "num_buckets": sketch.num_buckets,
+                "num_projections": sketch.num_projections,
                 "seed": self.settings.seed,
             },
         }
@@ -206,7 +253,7 @@ class Comparing:
         saved = self.settings.reference.snapshot(
             self._fingerprint,
             self._runner.probe.size,
-            self.settings.make_sketch(),
+            self._runner.make_sketch(),
             self.settings.sketched,
             self._gradients() or "",
         )
@@ -251,6 +298,11 @@ class Comparing:
                     "SimilarityMonitor(..., loss=lambda output, batch: ...) giving one loss for every sample"
                 )
 
+    def _require_fisher(self, network: nn.Module, other: nn.Module) -> None:
+        problems = self._fisher.problems(network, other, has_weights=self.settings.reference.saved is None)
+        if problems:
+            raise ValueError(f"measures that do not apply: {_listing(problems)}")
+
     def _try(self, network: nn.Module, layers: list[str], which: str) -> Snapshot:
         try:
             return self._runner.try_first_batch(network, layers)
@@ -293,9 +345,10 @@ def _runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
         moved = strategy.batch_to_device(batch)
         return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
+    probe = Probe(_probe_source(settings, trainer), settings.num_samples)
     return ProbeRunner(
-        Probe(_probe_source(settings, trainer), settings.num_samples),
-        settings.make_sketch,
+        probe,
+        partial(settings.make_sketch, probe.size),
         forward=settings.forward,
         device=strategy.root_device,
         rank=trainer.global_rank,

@@ -51,7 +51,20 @@ class SimilarityMonitor(Callback):
         layers: names and globs, ``"auto"`` (convolution, linear, embedding, recurrent and attention layers, or
             blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
-            ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured.
+            ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured. By name also
+            how far this network must move for this dataset:
+            ``"mean_embedding"`` (layers, of the network alone): the norm of the kernel mean embedding of every
+            representation, and as ``mean_embedding_diagonal`` and ``mean_embedding_frobenius`` its normalised forms
+            (:func:`lightning_sim.sketch.mean_embedding_norm`). It is logged on the way, without another pass.
+            ``"fisher_rao_norm"`` (of the network alone) and ``"fisher_rao_distance"`` to the reference: lengths of
+            parameters in the metric of the predictions, for one and two more passes over the probe with forward
+            derivatives, each three times as long as one without.
+            ``"task2vec"``: similarity of the diagonals of the Fisher information, of network and reference. It runs
+            every sample by itself, and one backward pass for each of its classes: 1.5 s for 1024 digits and the demo's
+            network on one core, where a plain pass takes 0.02 s, and a thousand times the work of an epoch on the
+            probe for a thousand classes; choose `num_samples` by it.
+            The last two need a reference with the same parameters. ``"fisher_rao_distance"`` keeps them on the CPU and,
+            unless they come from a file, in checkpoints, which grow by the size of the network.
         representations: what of a layer is compared: ``"features"``; ``"gradients"`` of the loss with respect to
             them; both, ``"features*gradients"``, by the product of the two kernels, ``"features+gradients"`` by
             their sum, ``"elementwise"`` by the entrywise product of the vectors, and ``"transport_map"`` by the map
@@ -59,7 +72,9 @@ class SimilarityMonitor(Callback):
             backward pass over the probe, and as much memory as one batch does in training.
         num_samples: size of the probe.
         num_buckets: M of the sketches; no collisions, hence exact in the samples, while num_samples <= num_buckets.
-        num_projections: k of the sketches; layers up to this width are exact, wider ones folded.
+        num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A probe that leaves
+            half of the buckets empty gets half of them and twice the projections, and so on: the same memory, exact for
+            wider layers (:func:`lightning_sim.sketch.sizes_for`).
         every_n_epochs: measure in every n-th epoch.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part

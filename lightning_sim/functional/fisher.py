@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, jvp, vmap
+from torch.func import functional_call
 
 from lightning_sim._centering import undefined, widen
 from lightning_sim._checks import check_matrix
+from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
 
 __all__ = ["fisher_rao_distance", "fisher_rao_norm", "task2vec", "task2vec_similarity"]
-
-_MOST_ENTRIES = 2**24  # of the per-sample derivatives that are held at once
 
 
 def fisher_rao_norm(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -33,7 +32,7 @@ def fisher_rao_norm(network: nn.Module, inputs: Tensor) -> Tensor:
         inputs: (n, ...), passed to the network.
 
     Returns:
-        A scalar in the dtype of the logits, detached.
+        A scalar in the wider of float32 and the dtype of the logits, detached.
 
     Raises:
         ValueError: when a part of the network is in training mode, or its output is no matrix of logits.
@@ -96,7 +95,7 @@ def task2vec(network: nn.Module, inputs: Tensor, *, average_filters: bool = True
     and every parameter without further dimensions by itself; else (parameters,). In the order of `named_parameters`.
     Range: at least 0.
 
-    Cost: per-sample derivatives of all classes, in chunks of some samples.
+    Cost: n forward passes of one sample and n x classes backward passes, those of one sample together.
 
     Args:
         network: gives logits (n, classes), each sample by itself; in evaluation mode.
@@ -115,32 +114,19 @@ def task2vec(network: nn.Module, inputs: Tensor, *, average_filters: bool = True
         >>> task2vec(torch.nn.Linear(4, 3).eval(), torch.ones(5, 4)).shape
         torch.Size([6])
     """
-    parameters = _parameters(network)
-
-    def logits_of_one(values: dict[str, Tensor], sample: Tensor) -> Tensor:
-        output: Tensor = functional_call(network, values, (sample[None],))
-        return output[0]
-
-    with torch.inference_mode(False), torch.no_grad():
-        classes = _checked(network(inputs[:1])).shape[1]
-        chunk = max(1, _MOST_ENTRIES // (classes * sum(value.numel() for value in parameters.values())))
-        totals = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        for part in torch.split(inputs, chunk):
-            probabilities = network(part).softmax(1)
-            derivatives: dict[str, Tensor] = vmap(jacrev(logits_of_one), in_dims=(None, 0))(parameters, part)
-            for name, jacobian in derivatives.items():
-                weights = probabilities.reshape(*probabilities.shape, *[1] * (jacobian.ndim - 2))
-                scores = jacobian - (weights * jacobian).sum(1, keepdim=True)
-                totals[name] += (weights * scores.square()).sum((0, 1))
-    means = [value / len(inputs) for value in totals.values()]
-    return torch.cat([v.flatten(1).mean(1) if average_filters and v.ndim > 1 else v.flatten() for v in means])
+    with differentiable_kernels(network), torch.enable_grad():
+        parameters = {name: value.requires_grad_() for name, value in _parameters(network).items()}
+        logits = (_checked(functional_call(network, parameters, (sample,)))[0] for sample in torch.split(inputs, 1))
+        means = [total / len(inputs) for total in summed_diagonal(logits, list(parameters.values()))]
+    return by_filter(means) if average_filters else torch.cat([mean.flatten() for mean in means])
 
 
 def task2vec_similarity(a: Tensor, b: Tensor, *, joint_normalization: bool = True) -> Tensor:
     r"""Cosine similarity of two datasets' vectors from `task2vec` on one network.
 
     With `joint_normalization` the cosine of $a / (a + b)$ and $b / (a + b)$, so that parameters count alike whatever
-    their scale; 1 minus it is the symmetric distance of the paper. Entries that are zero in both are left out.
+    their scale; 1 minus it is the symmetric distance of the paper. Entries that are zero up to rounding in both are
+    left out, such as those of biases that no prediction depends on (of the keys of attention).
 
     Shapes: (d,), (d,) -> (). Range: [0, 1], 1 for equal vectors. Only `joint_normalization=False` ignores the overall
     scale of a vector.
@@ -171,7 +157,9 @@ def task2vec_similarity(a: Tensor, b: Tensor, *, joint_normalization: bool = Tru
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     x, y = widen(a), widen(b)
     if joint_normalization:
-        kept = (x + y) > 0
+        # Squares of gradients that ought to be zero.
+        eps = max(torch.finfo(torch.promote_types(vector.dtype, torch.float32)).eps for vector in (a, b))
+        kept = (x + y) > (8 * eps) ** 2 * (x + y).max()
         total = (x + y)[kept]
         x, y = x[kept] / total, y[kept] / total
     lengths = torch.linalg.vector_norm(x) * torch.linalg.vector_norm(y)
@@ -197,12 +185,8 @@ def _squared_length(
         output: Tensor = functional_call(network, values, (inputs,))
         return _checked(output)
 
-    with torch.inference_mode(False), torch.no_grad():
-        logits, moved = jvp(logits_at, (dict(parameters),), (dict(direction),))[:2]
-        probabilities = logits.softmax(1)
-        mean = (probabilities * moved).sum(1, keepdim=True)
-        squared: Tensor = (probabilities * (moved - mean).square()).sum(1).mean()
-    return squared
+    with differentiable_kernels(network):
+        return squared_lengths(logits_at, parameters, direction).mean()
 
 
 def _checked(logits: object) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_sim._measurement import split_name
+from lightning_sim._measurement import FISHER_MEASURES, split_name
 from lightning_sim.correlations import is_correlation
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers.naming import is_epoch, measured_name, shown_as
@@ -37,16 +37,18 @@ def set_up(logger: Any, names: Sequence[str], metadata: Mapping[str, Any], monit
 
 
 def _charts(names: Sequence[str], prefix: str) -> dict[str, list[Any]]:
-    """One chart per measure and representation with all of its layers, one with the outputs, one per correlation."""
+    """One chart per measure with all of its layers, or of the parameters, one with the outputs, one per correlation."""
     measured = [name for name in names if name != "seconds" and not is_correlation(name)]
     kinds = dict.fromkeys(split_name(name)[:2] for name in measured)
-    outputs = [re.escape(measure) for measure, representation in kinds if representation is None]
+    outputs = [re.escape(m) for m, representation in kinds if representation is None and m not in FISHER_MEASURES]
     start = re.escape(prefix) + "/"
     charts: dict[str, list[Any]] = {}
     for measure, representation in kinds:
         if representation is not None:
             kind = re.escape(f"{measure}/{representation}")
             charts[f"{measure}, {representation}"] = ["Multiline", [f"^{start}{kind}/.+"]]
+        elif measure in FISHER_MEASURES:
+            charts[measure] = ["Multiline", [f"^{start}{measure}$"]]
     if outputs:
         charts["outputs"] = ["Multiline", [f"^{start}({'|'.join(outputs)})$"]]
     for correlation, representation in dict.fromkeys(split_name(name)[:2] for name in names if is_correlation(name)):

@@ -16,6 +16,48 @@ from lightning_sim.probe.layers import named_layers
 __all__ = ["capture_outputs", "first_tensor", "replace_first_tensor"]
 
 
+class Capture:
+    """What the hooks on a network's layers know of the forward that is running, and of the one before."""
+
+    def __init__(self) -> None:
+        self._uses: dict[bool, dict[str, int]] = {True: {}, False: {}}
+        self._handed_on: dict[str, tuple[Tensor, int]] = {}
+        self._left_alone: set[str] = set()
+
+    def new_forward(self) -> None:
+        """Count uses afresh, and give outputs that the last forward did not change in place without a copy."""
+        for uses in self._uses.values():
+            uses.clear()
+        changed = self.changed()
+        self._left_alone |= self._handed_on.keys() - changed
+        self._left_alone -= changed
+        self._handed_on.clear()
+
+    def changed(self) -> set[str]:
+        """Outputs that the network has changed in place since they were handed on."""
+        return {name for name, (tensor, version) in self._handed_on.items() if tensor._version != version}
+
+    def spoiled(self) -> set[str]:
+        """Those of them of which there is no copy, because earlier forwards left them alone."""
+        return self.changed() & self._left_alone
+
+    def use(self, name: str, *, recomputed: bool) -> str:
+        """How this use of a layer is called: by its name, then with ``[1]``, ``[2]``, ..."""
+        uses = self._uses[recomputed]
+        use = uses.get(name, 0)
+        uses[name] = use + 1
+        return name if use == 0 else f"{name}[{use}]"
+
+    def handed_on(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """The output as gradients are taken with respect to it, and what the network goes on with."""
+        if not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()
+        # Of a leaf it must be a copy: a leaf that requires gradients cannot be changed in place.
+        goes_on = tensor if name in self._left_alone and not tensor.is_leaf else tensor.clone()
+        self._handed_on.setdefault(name, (goes_on, goes_on._version))
+        return tensor, goes_on
+
+
 @contextmanager
 def capture_outputs(
     network: nn.Module,
@@ -23,7 +65,7 @@ def capture_outputs(
     receive: Callable[[str, Tensor | None], None],
     *,
     differentiable: bool = False,
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Capture]:
     """While active, calls ``receive(layer, output)`` each time one of the layers has run.
 
     The output is handed over inside the hook, before an in-place operation that follows can change it. It is the
@@ -36,28 +78,29 @@ def capture_outputs(
         layers: names of submodules.
         receive: called with the name and the output.
         differentiable: hand outputs over so that gradients with respect to them can be computed, in networks without
-            trainable parameters too: the network goes on with a copy, which may be changed in place.
+            trainable parameters too. In the first forward the network goes on with copies; after it, with copies of
+            those alone that it changed in place.
 
     Yields:
-        A function to call before every forward, so that uses are counted afresh.
+        What has to be told before every forward, see `Capture`.
 
     Raises:
         KeyError: for a layer that the network does not have.
     """
     modules = named_layers(network)
-    uses: dict[str, int] = {}
+    capture = Capture()
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
             tensor = first_tensor(output)
+            recomputed = torch._C._current_graph_task_id() != -1
+            used = capture.use(name, recomputed=recomputed)
             # Recomputation must repeat what the forward did, so that the output is replaced there as well.
             if differentiable and tensor is not None and tensor.is_floating_point():
-                tensor = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-                output = replace_first_tensor(output, tensor.clone())
-            if torch._C._current_graph_task_id() == -1:
-                use = uses.get(name, 0)
-                uses[name] = use + 1
-                receive(name if use == 0 else f"{name}[{use}]", tensor)
+                tensor, handed_on = capture.handed_on(used, tensor)
+                output = replace_first_tensor(output, handed_on)
+            if not recomputed:
+                receive(used, tensor)
             return output if differentiable else None
 
         return hook
@@ -66,7 +109,7 @@ def capture_outputs(
     try:
         for name in layers:
             handles.append(modules[name].register_forward_hook(hook_for(name)))
-        yield uses.clear
+        yield capture
     finally:
         for handle in handles:
             handle.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,7 +19,9 @@ from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
 from lightning_sim.sketch import Sketch, all_reduce_sketches
 
-__all__ = ["ProbeRunner"]
+__all__ = ["ProbeRunner", "Summed"]
+
+Summed = Callable[[Iterator[tuple[Tensor, Any]], Mapping[str, Tensor]], Tensor]
 
 
 @dataclass
@@ -66,6 +68,8 @@ class ProbeRunner:
         keep_logits: bool = True,
         weights: Mapping[str, Tensor] | None = None,
         advance: Callable[[], None] = lambda: None,
+        keep_chain: bool = True,
+        recycled: Snapshot | None = None,
     ) -> Snapshot:
         """Snapshot over the whole probe: every rank runs its share, and the sketches are added up.
 
@@ -75,6 +79,8 @@ class ProbeRunner:
             keep_logits: whether to keep the outputs (of this rank's samples).
             weights: to run with, instead of the network's own.
             advance: called after every batch.
+            keep_chain: whether to keep the weights of a chain of linear layers.
+            recycled: an older snapshot, not needed any more, whose memory is used again.
 
         Raises:
             RuntimeError: on every rank, when the network failed on another one.
@@ -89,9 +95,11 @@ class ProbeRunner:
                 network,
                 layers,
                 batches,
+                representations=self.representations,
                 keep_logits=keep_logits,
                 weights=weights,
-                representations=self.representations,
+                keep_chain=keep_chain,
+                recycled=recycled,
             )
         except Exception as error:
             failure = error
@@ -100,9 +108,66 @@ class ProbeRunner:
             self._add_ranks(snapshot, layers, keep_logits)
         return snapshot
 
-    def num_batches(self) -> int:
-        """How many batches this rank runs for one snapshot."""
-        return self.probe.num_batches(self.rank, self.world_size)
+    def mean(
+        self,
+        network: nn.Module,
+        summed: Summed,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        one_by_one: bool = False,
+        advance: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Mean over the probe's samples of what every rank adds up over its share.
+
+        Args:
+            network: in evaluation mode inside `summed`, and on `device`.
+            summed: ``summed(batches, weights)`` gives the sum over the samples in the batches, which come prepared and
+                with their ids, always of one shape, with these weights instead of the network's own of the same names.
+            weights: parameters and buffers to run with.
+            one_by_one: whether every batch is one sample.
+            advance: called after every batch.
+
+        Raises:
+            RuntimeError: on every rank, when `summed` failed on another one.
+        """
+        failure: BaseException | None = None
+        total = torch.zeros(())
+        weights = self.weights_of_all_ranks(network, weights)
+        try:
+            batches = self.probe.batches(self.rank, self.world_size, one_by_one=one_by_one)
+            total = self._sum(network, summed, self._advancing(batches, advance), weights)
+        except Exception as error:
+            failure = error
+        self._agree_on_failure(failure)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total / self.probe.size
+
+    def try_first(self, network: nn.Module, summed: Summed, *, one_by_one: bool = False) -> None:
+        """Run what `mean` is to run on the first batch alone, the same on every rank."""
+        self._sum(network, summed, islice(self.probe.batches(0, self.world_size, one_by_one=one_by_one), 1), {})
+
+    def weights_of_all_ranks(
+        self, network: nn.Module, weights: Mapping[str, Tensor] | None = None
+    ) -> Mapping[str, Tensor]:
+        """What every rank runs with instead of the network's own: `weights`, or else the buffers of rank 0."""
+        if weights is None:
+            return self._buffers_of_rank_zero(network) if self.world_size > 1 else {}
+        return weights
+
+    def num_batches(self, *, one_by_one: bool = False) -> int:
+        """How many batches this rank runs in one pass."""
+        return self.probe.num_batches(self.rank, self.world_size, one_by_one=one_by_one)
+
+    def _sum(
+        self,
+        network: nn.Module,
+        summed: Summed,
+        batches: Iterator[tuple[Tensor, Any]],
+        weights: Mapping[str, Tensor],
+    ) -> Tensor:
+        with self._untraced(network):
+            return summed(((ids, self.prepare(network, batch)) for ids, batch in batches), weights)
 
     def _snapshot(
         self,
@@ -110,11 +175,26 @@ class ProbeRunner:
         layers: Sequence[str],
         batches: Iterator[tuple[Tensor, Any]],
         *,
-        keep_logits: bool = True,
-        weights: Mapping[str, Tensor] | None = None,
         representations: Sequence[str],
+        **options: Any,
     ) -> Snapshot:
         modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
+        with self._untraced(network):
+            return take_snapshot(
+                network,
+                ((ids, self.prepare(network, batch)) for ids, batch in batches),
+                modules,
+                forward=self._forward_in_context,
+                make_sketch=self.make_sketch,
+                representations=representations,
+                objective=self.objective,
+                pool=self.pool,
+                **options,
+            )
+
+    @contextmanager
+    def _untraced(self, network: nn.Module) -> Iterator[None]:
+        """The network on the device, in evaluation mode, with the probe's random state; as before afterwards."""
         home = next((parameter.device for parameter in network.parameters()), self.device)
         if home != self.device:
             network.to(self.device)
@@ -122,18 +202,7 @@ class ProbeRunner:
             # A forward inside of inference_mode, as standalone validation runs it, would leave tensors that the sketch
             # cannot be updated from.
             with torch.inference_mode(False), uncompiled(), isolated_random_state(self.seed), evaluating(network):
-                return take_snapshot(
-                    network,
-                    ((ids, self.prepare(network, batch)) for ids, batch in batches),
-                    modules,
-                    forward=self._forward_in_context,
-                    make_sketch=self.make_sketch,
-                    keep_logits=keep_logits,
-                    weights=weights,
-                    representations=representations,
-                    objective=self.objective,
-                    pool=self.pool,
-                )
+                yield
         finally:
             if home != self.device:
                 network.to(home)

@@ -60,18 +60,24 @@ class Probe:
         self._batch_size = min(int(batch_size or _DEFAULT_BATCH_SIZE), self.size)
         self._collate: Callable[[list[Any]], Any] = collate
 
-    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Any]]:
-        """This rank's share as (sample ids (b,), batch); the shares are disjoint and together the probe."""
+    def batches(
+        self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """This rank's share as (sample ids (b,), batch); the shares are disjoint and together the probe.
+
+        `one_by_one` gives batches of one sample.
+        """
         indices = list(range(self.size))[rank::world_size]
         if not indices:
             return
-        loader = DataLoader(Subset(self.dataset, indices), self._batch_size, collate_fn=self._collate)
-        for start, batch in zip(range(0, len(indices), self._batch_size), loader, strict=True):
-            yield torch.tensor(indices[start : start + self._batch_size]), batch
+        size = 1 if one_by_one else self._batch_size
+        loader = DataLoader(Subset(self.dataset, indices), size, collate_fn=self._collate)
+        for start, batch in zip(range(0, len(indices), size), loader, strict=True):
+            yield torch.tensor(indices[start : start + size]), batch
 
-    def num_batches(self, rank: int = 0, world_size: int = 1) -> int:
+    def num_batches(self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False) -> int:
         """How many batches this rank's share has."""
-        return -(-len(range(rank, self.size, world_size)) // self._batch_size)
+        return -(-len(range(rank, self.size, world_size)) // (1 if one_by_one else self._batch_size))
 
     def fingerprint(self) -> str:
         """Hash of the size and the first samples' content: the same for the same probe, on every rank and day."""

@@ -15,7 +15,7 @@ from lightning_sim.probe.forward import find_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
 from lightning_sim.probe.representations import needs_gradients, update_sketch
-from lightning_sim.sketch import Sketch, Tang2020Sketch
+from lightning_sim.sketch import HashedSamples, Sketch, Tang2020Sketch, hash_samples
 
 __all__ = ["Snapshot", "take_snapshot"]
 
@@ -30,12 +30,16 @@ class Snapshot:
             tensor.
         chain: linear layers and their input-major weights, where the network is a chain of those, else None.
         problems: layer, ``gradients of <layer>``, or "" for the network's output -> what was wrong with it.
+        weights: parameters and buffers on the CPU, by name, where distances between parameters are measured.
+        task_vector: (units,) the diagonal of their Fisher information, where task vectors are compared.
     """
 
     sketches: dict[str, dict[str, Sketch]] = field(default_factory=dict)
     logits: Tensor | None = None
     chain: dict[str, Tensor] | None = None
     problems: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, Tensor] | None = None
+    task_vector: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshot as primitives and tensors."""
@@ -47,6 +51,8 @@ class Snapshot:
             "logits": self.logits,
             "chain": self.chain,
             "problems": dict(self.problems),
+            "weights": self.weights,
+            "task_vector": self.task_vector,
         }
 
     @classmethod
@@ -56,7 +62,8 @@ class Snapshot:
             representation: {layer: _restored(value) for layer, value in states.items()}
             for representation, states in state["sketches"].items()
         }
-        return cls(sketches, state["logits"], state["chain"], dict(state["problems"]))
+        kept = {name: state.get(name) for name in ("weights", "task_vector")}  # none in checkpoints of older versions
+        return cls(sketches, state["logits"], state["chain"], dict(state["problems"]), **kept)
 
     def of(self, representation: str = "features") -> Mapping[str, Sketch]:
         """Layer -> sketch of one representation; empty where there is none."""
@@ -89,6 +96,8 @@ def take_snapshot(
     representations: Sequence[str] = ("features",),
     objective: Objective | None = None,
     pool: str = "flatten",
+    keep_chain: bool = True,
+    recycled: Snapshot | None = None,
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
 
@@ -106,30 +115,49 @@ def take_snapshot(
         representations: what of a layer is sketched.
         objective: ``objective(output, batch)``, the scalar whose gradients are taken; the expected loss if None.
         pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
+        keep_chain: whether the weights of a chain of linear layers are kept.
+        recycled: an older snapshot, not needed any more, whose memory is used again.
 
     Returns:
         The snapshot. Layers that cannot be sketched stand in its `problems`, by name.
     """
     snapshot = Snapshot(
-        sketches={representation: {} for representation in representations}, chain=dense_chain(network, weights)
+        sketches={representation: {} for representation in representations},
+        chain=dense_chain(network, weights) if keep_chain else None,
     )
     ids = torch.zeros(0, dtype=torch.int64)
     mask: Tensor | None = None
     logits: list[Tensor] = []
     ran: set[str] = set()
+    hashes: HashedSamples | None = None
     captured: dict[str, Tensor] = {}
     with_gradients = [representation for representation in representations if needs_gradients(representation)]
     objective = objective or expected_loss()
+
+    def hashed(sketch: Sketch, sample_ids: Tensor, device: torch.device) -> Tensor | HashedSamples:
+        """The batch's samples are hashed once for all layers."""
+        nonlocal hashes
+        if sample_ids is not ids:
+            return sample_ids
+        if hashes is None or hashes.ids is not ids:
+            hashes = hash_samples(ids, sketch.num_buckets, sketch.seed)
+        if hashes.buckets.device != device:
+            hashes = hashes.to(device)
+        return hashes
 
     def sketch(representation: str, name: str, features: Tensor, gradients: Tensor | None) -> None:
         if snapshot.problem_of(name, representation) is not None:
             return
         try:
-            found = snapshot.sketches[representation].setdefault(name, make_sketch())
+            found = snapshot.of(representation).get(name)
+            if found is None:
+                older = None if recycled is None else recycled.of(representation).get(name)
+                found = make_sketch() if older is None else older.clear()
+                snapshot.sketches[representation][name] = found
             if gradients is not None:
                 gradients, _ = pool_sequence(gradients, ids, mask, pool)
             features, feature_ids = pool_sequence(features, ids, mask, pool)
-            update_sketch(found, representation, features, gradients, feature_ids)
+            update_sketch(found, representation, features, gradients, hashed(found, feature_ids, features.device))
         except ValueError as error:
             snapshot.problems[name] = str(error)
 
@@ -157,14 +185,17 @@ def take_snapshot(
     runner = _Runner(network, forward)
     with (
         differentiable(network) if with_gradients else torch.no_grad(),
-        capture_outputs(network, layers, receive, differentiable=bool(with_gradients)) as new_forward,
+        capture_outputs(network, layers, receive, differentiable=bool(with_gradients)) as capture,
     ):
         for batch_ids, batch in batches:
             ids, mask = batch_ids, attention_mask(batch)
-            new_forward()
+            capture.new_forward()
             output = runner.run(batch, weights)
             if keep_logits and "" not in snapshot.problems:
                 _keep_logits(output, ids, mask, logits, snapshot)
+            for name in capture.spoiled():
+                reason = "cannot be computed: its output was changed in place in some batches only"
+                snapshot.problems.setdefault(gradients_of(name), reason)
             if with_gradients:
                 receive_gradients(output, batch)
             del output  # with its graph, before the next one is made
@@ -175,6 +206,8 @@ def take_snapshot(
     for representation, sketches in snapshot.sketches.items():
         for name in [name for name in sketches if snapshot.problem_of(name, representation) is not None]:
             del sketches[name]
+    if torch.cuda.is_initialized() and any(part.is_pinned() for part in logits):  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
     snapshot.logits = torch.cat(logits) if logits and "" not in snapshot.problems else None
     return snapshot
 
@@ -211,7 +244,8 @@ def _keep_logits(
     if problem is not None or found is None:
         snapshot.problems[""] = problem or "returned no tensor"
         return
-    logits.append(found.detach().float().cpu())
+    # From CUDA devices into pinned memory, so that the next batch does not wait for it.
+    logits.append(found.detach().float().to("cpu", non_blocking=found.is_cuda))
 
 
 def _problem(output: Tensor | None, ids: Tensor) -> str | None:

@@ -62,6 +62,9 @@
   const known = (value) => value !== null && value !== undefined;
   const format = (value, digits = 3) => (known(value) ? (Math.abs(value) < 1e-9 ? 0 : value).toFixed(digits) : "NaN");
   const signed = (value, digits) => (known(value) ? (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(digits) : "–");
+  const ownUnit = (name) => /^(mean_embedding|fisher_rao_norm|fisher_rao_distance)(\/|$)/.test(name); // lengths of any size
+  const ofParameters = (name) => /^(fisher_rao_norm|fisher_rao_distance|task2vec)$/.test(name);
+  const reading = (value, name) => (known(value) && ownUnit(name) ? String(Number(value.toPrecision(3))) : format(value));
   const moments = (run) => (run.axis === "epoch" ? run.epochs : run.steps);
   function extent(values) {
     const found = values.filter(known);
@@ -133,30 +136,31 @@
   }
 
   // ---- trajectories ---------------------------------------------------------------------------------------------
-  /** Panels that share both scales and one cross hair. Panel: {title, lines: [{run, name, label, color}]}. */
+  /** Panels that share one cross hair and their scales, but that of lengths. Panel: {title, lines: [{run, name, label, color}]}. */
   function linePanels(parent, panels, wide) {
     const runs = [...new Set(panels.flatMap((panel) => panel.lines.map((line) => line.run)))];
     if (!runs.length) return;
     const at = runs.flatMap(moments);
     const x = [Math.min(...at), Math.max(Math.max(...at), Math.min(...at) + 1)];
-    const y = extent(panels.flatMap((panel) => panel.lines.flatMap((line) => line.run.values[line.name])));
+    const heights = (some) => extent(some.flatMap((panel) => panel.lines.flatMap((line) => line.run.values[line.name])));
+    const own = panels.some((panel) => panel.lines.some((line) => ownUnit(line.name)));
     const axis = new Set(runs.map((run) => run.axis)).size === 1 ? runs[0].axis : "epoch or step";
     const grid = add(parent, element("div", { class: wide ? "panels wide" : "panels" }));
     const [width, height] = wide ? [470, 250] : [262, 150];
     const parts = panels.map((panel) => {
       const box = add(grid, element("div", { class: "panel" }, element("h3", { title: panel.title }, panel.title)));
-      const reading = add(box, element("div", { class: "reading" }));
-      const chart = frame(box, { width, height, x, y, label: panel.title });
+      const readings = add(box, element("div", { class: "reading" }));
+      const chart = frame(box, { width, height, x, y: heights(own ? [panel] : panels), label: panel.title });
       panel.lines.forEach((line) =>
         drawLine(chart, moments(line.run), line.run.values[line.name], { stroke: line.color }));
       const cross = shape(chart.svg, "line", { class: "cross", y1: chart.top, y2: chart.floor, visibility: "hidden" });
       const marks = panel.lines.map((line) =>
         shape(chart.svg, "circle", { r: 3.2, fill: line.color, visibility: "hidden" }));
-      return { panel, reading, chart, cross, marks };
+      return { panel, readings, chart, cross, marks };
     });
     function point(moment) {
-      for (const { panel, reading, chart, cross, marks } of parts) {
-        const readings = panel.lines.map((line, index) => {
+      for (const { panel, readings, chart, cross, marks } of parts) {
+        const found = panel.lines.map((line, index) => {
           const at = moments(line.run);
           let nearest = at.length - 1;
           if (moment !== null) at.forEach((m, i) => (Math.abs(m - moment) < Math.abs(at[nearest] - moment) ? (nearest = i) : 0));
@@ -173,10 +177,10 @@
           cross.setAttribute("x1", chart.toX(moment));
           cross.setAttribute("x2", chart.toX(moment));
         }
-        const few = readings.length <= 6 ? readings : [];
-        reading.replaceChildren(
-          ...few.map(({ line, value }) => element("span", { title: line.label }, dot(line.color), format(value))),
-          element("span", {}, few.length ? "" : `${readings.length} layers, the first is dark`),
+        const few = found.length <= 6 ? found : [];
+        readings.replaceChildren(
+          ...few.map(({ line, value }) => element("span", { title: line.label }, dot(line.color), reading(value, line.name))),
+          element("span", {}, few.length ? "" : `${found.length} layers, the first is dark`),
           element("span", {}, moment === null ? "" : `${axis} ${moment}`));
       }
     }
@@ -194,7 +198,7 @@
             .map((line) => ({ line, value: line.run.values[line.name][moments(line.run).indexOf(moment)] }))
             .filter(({ value }) => known(value))
             .sort((a, b) => Math.abs(chart.toY(a.value) - y) - Math.abs(chart.toY(b.value) - y))[0];
-          if (near) showTip(event, `${near.line.label}  ${format(near.value)}`);
+          if (near) showTip(event, `${near.line.label}  ${reading(near.value, near.line.name)}`);
         }
       });
       chart.svg.addEventListener("pointerleave", () => (point(null), hideTip()));
@@ -234,7 +238,8 @@
 
   function trajectories() {
     if (!kinds.length) return;
-    const node = section("Layers over training", "How similar every layer is to its counterpart in the reference.");
+    const norms = kinds.some((kind) => kind.measure.startsWith("mean_embedding")) ? " Norms of mean embeddings are of the layer alone." : "";
+    const node = section("Layers over training", `How similar every layer is to its counterpart in the reference.${norms}`);
     const bar = add(node, element("div", { class: "bar" }));
     const body = add(node, element("div"));
     let kind = 0, byRun = kinds[0].names.length > 24 ? 1 : 0;
@@ -266,7 +271,8 @@
 
   function outputTrajectories() {
     if (!outputs.length) return;
-    const node = section("Outputs over training", "Agreement and rank correlation are 1 for the reference's own predictions; Jensen-Shannon divergence (jsd) is 0.");
+    const title = outputs.some((name) => ofParameters(name.name)) ? "Outputs and parameters over training" : "Outputs over training";
+    const node = section(title, "Agreement and rank correlation are 1 for the reference's own predictions; Jensen-Shannon divergence (jsd) is 0.");
     const body = add(node, element("div"));
     const draw = () => {
       body.replaceChildren();
@@ -426,7 +432,7 @@
           const mark = shape(chart.svg, "circle", {
             cx: chart.toX(x), cy: chart.toY(y), r: 5, "stroke-width": 2, stroke: run.color, fill: viridis((at - low) / (high - low || 1)),
           });
-          mark.addEventListener("pointermove", (event) => showTip(event, `${run.name}, ${run.axis} ${at}\n${name.measure} ${format(x)}, ${target} ${format(y)}`));
+          mark.addEventListener("pointermove", (event) => showTip(event, `${run.name}, ${run.axis} ${at}\n${name.measure} ${reading(x, name.name)}, ${target} ${reading(y, target)}`));
           mark.addEventListener("pointerleave", hideTip);
         });
       });
@@ -471,7 +477,7 @@
       body.replaceChildren();
       let title = null;
       for (const name of data.names) {
-        const next = name.layer === null ? "outputs" : kindLabel(name);
+        const next = name.layer !== null ? kindLabel(name) : ofParameters(name.name) ? "parameters" : "outputs";
         if (next !== title) add(body, element("tr", { class: "title" }, element("td", { colspan: 8 }, (title = next))));
         shownRuns().forEach((run, position) => {
           const found = data.summary.find((r) => r.run === run.name && r.measure === name.measure
@@ -487,9 +493,9 @@
           add(body, element("tr", {},
             element("td", {}, position ? "" : (name.layer ?? name.measure)),
             element("td", {}, data.runs.length > 1 ? runLabel(run) : ""),
-            ...[found.first, found.last, found.minimum].map((value) => element("td", { class: "number" }, format(value))),
+            ...[found.first, found.last, found.minimum].map((value) => element("td", { class: "number" }, reading(value, name.name))),
             element("td", { class: "number" }, String(found.epoch_of_minimum ?? "–")),
-            element("td", { class: "number" }, signed(found.trend, 4)),
+            element("td", { class: "number" }, ownUnit(name.name) ? reading(found.trend, name.name) : signed(found.trend, 4)),
             sparkline));
         });
       }

@@ -5,6 +5,7 @@ from lightning_sim.sketch.mean_embedding import mean_embedding_norm
 from lightning_sim.sketch.ridge_regression import RidgeRegression, kernel_ridge_regression
 from lightning_sim.sketch.shared_subspace import SharedSubspace, shared_subspace
 from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
+from lightning_sim.sketch.sizes import sizes_for
 from lightning_sim.sketch.sketch import Sketch
 from lightning_sim.sketch.sketch_set import SketchSet
 from lightning_sim.sketch.storage import load_sketch, load_sketches, save_sketch, save_sketches
@@ -32,6 +33,7 @@ __all__ = [
     "save_sketch",
     "save_sketches",
     "shared_subspace",
+    "sizes_for",
     "transport_map_kernel",
     "transport_map_matrix",
 ]

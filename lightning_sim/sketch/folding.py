@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_sim.sketch.hashing import column_signs
 
-__all__ = ["fold", "fold_once", "num_folds"]
+__all__ = ["fold", "fold_into", "num_folds"]
 
 _ENTRIES_IN_CACHE = 2**19
 
@@ -39,17 +39,13 @@ def fold(x: Tensor, num_projections: int, seed: int, dtype: torch.dtype) -> Tens
     """
     if num_folds(x.shape[1], num_projections) == 1:
         return x.to(dtype)[None]
-    return _fold(x, num_projections // 2, (0, 1), seed, dtype)
+    return fold_into(x, num_projections // 2, (0, 1), seed, dtype)
 
 
-def fold_once(x: Tensor, columns: int, index: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """The fold with number `index` of the columns of `x` (b, p): (b, min(p, columns))."""
-    return _fold(x, min(x.shape[1], columns), (index,), seed, dtype)[0]
-
-
-def _fold(x: Tensor, columns: int, indices: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
-    """(folds, b, columns)"""
+def fold_into(x: Tensor, columns: int, indices: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:
+    """The folds with these numbers of the columns of `x` (b, p), all in one pass: (folds, b, min(p, columns))."""
     rows, width = x.shape
+    columns = min(width, columns)
     if x.is_cuda and dtype == torch.float32 and rows and (fused := _fused_fold()) is not None:
         signs = column_signs(width, indices, seed, x.device, torch.int8)
         return fused(x if x.stride(1) == 1 else x.contiguous(), signs[:, 0], columns)

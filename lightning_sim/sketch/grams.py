@@ -60,8 +60,13 @@ class ProductGram:
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         """(rows, columns) of the centred kernel in float64."""
-        kernel = self.features[rows] @ self.features[columns].T
-        kernel *= self.gradients[rows] @ self.gradients[columns].T
+        kernel = self.uncentered(rows, columns)
         kernel -= torch.outer(self.row_means[rows], self.ones[columns])
         kernel -= torch.outer(self.ones[rows], self.row_means[columns] - self.mean * self.ones[columns])
+        return kernel
+
+    def uncentered(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        """(rows, columns) of the kernel as it is, in float64."""
+        kernel = self.features[rows] @ self.features[columns].T
+        kernel *= self.gradients[rows] @ self.gradients[columns].T
         return kernel

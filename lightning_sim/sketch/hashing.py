@@ -51,7 +51,9 @@ class HashedSamples:
         """Buckets and signs on a device, where sketches of features on it need them; the ids stay."""
         if self.signs.dtype == dtype and self.signs.device == torch.device(device):
             return self
-        return replace(self, buckets=self.buckets.to(device), signs=self.signs.to(device, dtype))
+        unwaited = torch.device(device).type == "cuda"
+        buckets = self.buckets.to(device, non_blocking=unwaited)
+        return replace(self, buckets=buckets, signs=self.signs.to(device, dtype, non_blocking=unwaited))
 
     def blocks(self, size: int) -> Iterator[tuple[slice, HashedSamples]]:
         """Parts of at most so many samples, with their places."""

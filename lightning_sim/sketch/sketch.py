@@ -124,10 +124,10 @@ class Sketch:
             ValueError: when the shapes or dtypes are not these, the width changed since the last batch, or gradients
                 come now and did not before, or the other way round.
         """
-        features = self._checked(features, sample_ids, "features", self.width)
+        features = self._checked(features, sample_ids, "features", self.width if self.count else 0)
         if gradients is not None:
-            gradients = self._checked(gradients, sample_ids, "gradients", self.gradient_width)
-        if self._sums and (gradients is not None) != (self.gradient_width > 0):
+            gradients = self._checked(gradients, sample_ids, "gradients", self.gradient_width if self.count else 0)
+        if self.count and (gradients is not None) != (self.gradient_width > 0):
             had, has = ("with", "without") if self.gradient_width else ("without", "with")
             raise ValueError(f"a sketch is of one kind: it was updated {had} `gradients` so far, and now {has} them")
         if features.shape[0] == 0:
@@ -183,7 +183,7 @@ class Sketch:
 
     def allocate(self, width: int, device: torch.device | str = "cpu", gradient_width: int = 0) -> None:
         """Make the state for these widths, all zero; a rank without samples needs it before reducing."""
-        if self._sums:
+        if self._sums and (self.count or (width, gradient_width) == (self.width, self.gradient_width)):
             return
         total = width * gradient_width if gradient_width else width
         folds = num_folds(total, self.num_projections)
@@ -199,6 +199,17 @@ class Sketch:
                 "bucket_ones": torch.zeros(self.num_buckets, dtype=self.dtype, device=device),
                 "feature_sums": torch.zeros(folds, columns, dtype=torch.float64, device=device),
             }
+
+    def clear(self) -> Sketch:
+        """Forget all samples and be as new, but keep the memory for a layer of the same widths; returns itself."""
+        if factors_kept(self.width, self.gradient_width, self.num_projections) and not self.keeps_factors:
+            self._sums = {}
+            self.width = self.gradient_width = 0
+        for value in self._sums.values():
+            value.zero_()
+        self.count = self.fingerprint = 0
+        self.forget()
+        return self
 
     def merge(self, other: Sketch) -> None:
         """Add the samples of another sketch of the same network and layer.

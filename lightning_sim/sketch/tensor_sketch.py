@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch.folding import fold_once, num_folds
+from lightning_sim.sketch.folding import fold_into, num_folds
 from lightning_sim.sketch.hashing import shuffled_columns
 
 __all__ = ["tensor_sketch"]
@@ -35,13 +35,13 @@ def tensor_sketch(features: Tensor, gradients: Tensor, num_projections: int, see
     if num_folds(features.shape[1] * gradients.shape[1], num_projections) == 1:
         return torch.einsum("bi,bj->bij", features.to(dtype), gradients.to(dtype)).flatten(1)[None]
     columns = num_projections // 2
-    return torch.stack([_convolved(features, gradients, columns, index, seed, dtype) for index in range(2)])
-
-
-def _convolved(features: Tensor, gradients: Tensor, columns: int, index: int, seed: int, dtype: torch.dtype) -> Tensor:
     # Numbers below 2 are the folds of features alone.
-    f = fold_once(features, columns, 2 + index, seed, dtype)
-    g = fold_once(gradients, columns, 4 + index, seed, dtype)
+    f = fold_into(features, columns, (2, 3), seed, dtype)
+    g = fold_into(gradients, columns, (4, 5), seed, dtype)
+    return torch.stack([_convolved(f[index], g[index], columns, index, seed) for index in range(2)])
+
+
+def _convolved(f: Tensor, g: Tensor, columns: int, index: int, seed: int) -> Tensor:
     # Shuffled over all columns, so that the pairs (i, j) and (j, i) do not share a slot, and narrow factors fill all.
     g = torch.nn.functional.pad(g, (0, columns - g.shape[1]))[:, shuffled_columns(columns, index, seed, g.device)]
     convolved: Tensor = torch.fft.irfft(torch.fft.rfft(f, n=columns) * torch.fft.rfft(g), n=columns)

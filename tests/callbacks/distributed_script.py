@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 from lightning_sim import SimilarityMonitor
 from tests.callbacks.training import DigitsNet, digits
 
+SCALARS = ("mean_embedding", "fisher_rao_norm", "fisher_rao_distance", "task2vec")
+
 
 class FailsOnTheLastRank(DigitsNet):
     def forward(self, images):
@@ -36,7 +38,8 @@ def main(root, devices, num_samples, epochs, kind="plain"):
     torch.set_num_threads(1)
     seed_everything(1, verbose=False)
     network = FailsOnTheLastRank() if kind == "failing" else DigitsNet()
-    monitor, memory = SimilarityMonitor(num_samples=num_samples), Memory()
+    measures = {"measures": SCALARS} if kind == "scalars" else {}
+    monitor, memory = SimilarityMonitor(num_samples=num_samples, **measures), Memory()
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",

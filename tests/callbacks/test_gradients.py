@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn.functional import log_softmax, softmax
 
 from lightning_sim import SimilarityMonitor, Sketch
+from lightning_sim.demo import DigitsNetwork, digits_loader
 from lightning_sim.functional import product_kernel_similarity
 from lightning_sim.probe.capture import first_tensor, replace_first_tensor
 from tests.callbacks.training import CONVOLUTIONS, DigitsNet, digits, fit, new_network, random_states
@@ -244,3 +246,54 @@ def test_resuming_keeps_the_sketches_of_the_start(tmp_path):
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SimilarityMonitor(**options)
+
+
+def test_the_demo_is_measured_exactly_at_the_default_sizes(tmp_path):
+    # 450 samples leave half of 1024 buckets empty, whose memory serves as columns: 1024 + 1024 of them are needed.
+    torch.manual_seed(0)
+    network = DigitsNetwork()
+    start = copy.deepcopy(network)
+    monitor = SimilarityMonitor(measures=("cka",), representations=ALL, every_n_epochs=2)
+    trainer = Trainer(
+        max_epochs=2,
+        callbacks=[monitor],
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    probe = digits_loader("held-out")
+    trainer.fit(network, digits_loader("training"), probe)
+    (measurement,) = monitor.history.measurements
+    images = probe.dataset.tensors[0]
+    for layer in ("conv1", "conv2", "conv3", "dense", "classifier"):
+        found = features_and_gradients(network, layer, images) + features_and_gradients(start, layer, images)
+        truth = product_kernel_similarity(*found)
+        assert measurement.values[f"cka/features*gradients/{layer}"] == pytest.approx(float(truth), abs=1e-5)
+        for representation, x, y in (("features", *found[::2]), ("gradients", *found[1::2])):
+            value = measurement.values[f"cka/{representation}/{layer}"]
+            assert value == pytest.approx(exact.cka_unbiased(x, y), abs=1e-5)
+    assert monitor.history.metadata["sketch"]["num_buckets"] == 512
+
+
+def test_measurements_use_the_memory_of_the_last_one_again(tmp_path):
+    class Watched(SimilarityMonitor):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            super().on_validation_epoch_end(trainer, pl_module)
+            if not trainer.sanity_checking and self._comparing._last is not None:
+                held = self._comparing._last.sketches
+                sketches = [sketch for layers in held.values() for sketch in layers.values()]
+                places.append([value.data_ptr() for sketch in sketches for value in sketch.sums()])
+
+    places = []
+    values = []
+    for every in (1, 3):
+        monitor = Watched(representations=ALL, layers=["net.0", "net.8"], every_n_epochs=every)
+        fit([monitor], root=tmp_path)
+        values.append(monitor.history.measurements[-1].values)
+    assert places[0] == places[1] == places[2]
+    for name, value in values[0].items():  # with and without measurements before
+        if name.startswith(("cka", "nbs")) and "_" not in name.split("/")[0]:
+            assert value == values[1][name], name

@@ -58,6 +58,20 @@ def test_the_layout_puts_all_layers_of_a_measure_in_one_chart(tmp_path: Path, pr
     }
 
 
+def test_measures_of_the_parameters_have_charts_of_their_own(tmp_path: Path) -> None:
+    layered = ["mean_embedding/features/a", "mean_embedding_diagonal/features/a"]
+    names = [*layered, "agreement", "fisher_rao_norm", "task2vec"]
+    logger = TensorBoardLogger(tmp_path)
+    setup_loggers([logger], names, {})
+    assert charts_of(events_of(logger))["similarity"] == {
+        "mean_embedding, features": ["^similarity/mean_embedding/features/.+"],
+        "mean_embedding_diagonal, features": ["^similarity/mean_embedding_diagonal/features/.+"],
+        "fisher_rao_norm": ["^similarity/fisher_rao_norm$"],
+        "task2vec": ["^similarity/task2vec$"],
+        "outputs": ["^similarity/(agreement)$"],
+    }
+
+
 def test_correlations_are_together_and_have_bands_per_layer(tmp_path: Path) -> None:
     names = ["cka/features/a.b", "cka/features/<b>", "jsd", "seconds"]
     history = SimilarityHistory({})

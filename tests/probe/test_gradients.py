@@ -289,3 +289,45 @@ def test_replacing_leaves_the_rest_and_the_original():
         assert first_tensor(output) is x
         assert type(replaced) is type(output)
     assert replace_first_tensor(Pair((x, 1), 0), new).hidden[1] == 1
+
+
+class ChangingItsMind(nn.Module):
+    """Changes what its layer gives in place in one batch only."""
+
+    def __init__(self, batch):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head, self.batch, self.calls = nn.Linear(5, 6), nn.Linear(6, 4), batch, 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.first(x)
+        return self.head(x.relu_() if self.calls == self.batch + 1 else x.relu())
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_a_change_in_place_that_comes_later_is_noticed(batch):
+    snapshot = run(ChangingItsMind(batch), vectors(), ["first", "head"])
+    if batch == 0:  # copies are handed on until a forward has shown that they are not needed
+        truth = by_looping(ChangingItsMind(-2), vectors(), "first", expected(0.5))
+        assert torch.allclose(sketched_rows(snapshot.of("gradients")["first"]), truth, rtol=0, atol=1e-5)
+    else:
+        assert snapshot.problems == {
+            "gradients of first": "cannot be computed: its output was changed in place in some batches only",
+        }
+    assert list(snapshot.of("gradients")) == (["first", "head"] if batch == 0 else ["head"])
+
+
+def test_outputs_that_nothing_changes_are_not_copied_after_the_first_forward():
+    network, handed_on = Convolutional(), []
+    for layer in (network.norm, network.act, network.dense, network.drop):
+        layer.register_forward_pre_hook(lambda module, arguments: handed_on.append(arguments[0]))
+    outputs = []
+    for layer in (network.conv, network.norm):
+        layer.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+    run(network, images(), ["conv", "norm"])
+    for index in range(3):
+        conv, norm = outputs[2 * index : 2 * index + 2]
+        normed, activated = handed_on[5 * index], handed_on[5 * index + 1]
+        assert (conv is normed) == (index > 0)  # only the normalisation is followed by an activation in place
+        assert norm is not activated

@@ -124,9 +124,9 @@ def test_uses_are_counted_in_place_changes_come_later_and_tuples_are_opened():
     def receive(name, output):
         seen[name] = output.clone()
 
-    with capture_outputs(network, ["linear", "pair"], receive) as new_forward:
+    with capture_outputs(network, ["linear", "pair"], receive) as capture:
         for _ in range(2):
-            new_forward()
+            capture.new_forward()
             x = torch.randn(4, 3)
             network(x)
     assert list(seen) == ["linear", "linear[1]", "pair"]

@@ -131,6 +131,25 @@ def test_the_table_fits_into_the_terminal_and_prints_names_as_they_are(width: in
         assert row[1:5] == ["</script>", f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{values.min():.3f}"]
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_lengths_of_any_size_are_shown_with_a_scale_of_their_own(width: int) -> None:
+    rising = {"cka/features/a": 0.5, "mean_embedding/gradients/a": 1.23456e-5, "fisher_rao_norm": 98765.0, "jsd": 0.25}
+    history = SimilarityHistory({}, [Measurement(e, e, {k: v * (e + 1) for k, v in rising.items()}) for e in range(2)])
+    rows = summarize({"one": history, "two": history})
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(summary_table(rows, width=width))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    norm, jsd = (
+        next(line.split()[1:] for line in lines if line.split()[:1] == [name]) for name in ("fisher_rao_norm", "jsd")
+    )
+    assert norm == ["one", "98765", "2.0e5", "98765", "0", "↗", "+98765", "▁█"]
+    assert jsd == ["one", "0.250", "0.500", "0.250", "0", "↗", "+0.2500", "▁█"]
+    small = lines[next(i for i, line in enumerate(lines) if "mean_embedding, gradients" in line) + 1]
+    assert small.split()[2:5] == ["1.2e-5", "2.5e-5", "1.2e-5"]
+    titles = [line.strip() for line in lines if line.strip() in ("outputs", "parameters")]
+    assert sorted(titles) == ["outputs", "parameters"]
+
+
 def test_the_page_is_one_file_that_may_not_load_anything() -> None:
     text = report_page(two_runs())
     page = Page(text)

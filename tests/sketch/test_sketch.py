@@ -250,3 +250,28 @@ def test_unknown_estimator_is_refused():
     sketch = sketched(torch.randn(20, 8))
     with pytest.raises(ValueError, match=r"unbiased.*'debiased'"):
         sketch.cka(sketch, estimator="debiased")
+
+
+@pytest.mark.parametrize("widths", [(8,), (2000,), (8, 9), (600, 300), (2000, 10)])
+def test_a_cleared_sketch_is_as_new(widths):
+    draw = torch.Generator().manual_seed(0)
+
+    def update(sketch, ids):
+        features, *gradients = (torch.randn(len(ids), width, generator=draw) for width in widths)
+        sketch.update(features, ids, gradients=gradients[0] if gradients else None)
+        return sketch
+
+    sketch = update(update(Sketch(num_buckets=64), torch.arange(60)), torch.arange(60, 90))  # some share buckets
+    assert sketch.clear() is sketch
+    assert sketch.count == sketch.fingerprint == 0
+    assert sketch.problem() is not None
+    state = draw.get_state()
+    update(sketch, torch.arange(10))
+    draw.set_state(state)
+    new = update(Sketch(num_buckets=64), torch.arange(10))
+    assert sketch.keeps_factors == new.keeps_factors
+    assert (sketch.count, sketch.fingerprint) == (new.count, new.fingerprint)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(sketch.sums(), new.sums(), strict=True))
+    sketch.clear().update(torch.randn(5, 33), torch.arange(5))  # of another layer
+    assert sketch.width == 33
+    assert sketch.sums()[0].shape == (1, 64, 33)
