@@ -70,8 +70,15 @@ def hash_samples(sample_ids: Tensor, num_buckets: int, seed: int) -> HashedSampl
     """Bucket and sign of every sample, and their fingerprint, (b,) integers on any device."""
     ids = sample_ids.to(torch.int64)
     buckets = sample_buckets(ids, num_buckets)
-    signs = sample_signs(ids, seed).to(torch.float32)
-    return HashedSamples(ids, buckets, signs, _run(buckets), fingerprint(ids), num_buckets, seed)
+    of_sign, of_print = _mix(ids + _sample_keys(seed, ids.device))
+    signs = _signs(of_sign).to(torch.float32)
+    return HashedSamples(ids, buckets, signs, _run(buckets), int(of_print.sum()), num_buckets, seed)
+
+
+@lru_cache(maxsize=64)
+def _sample_keys(seed: int, device: torch.device) -> Tensor:
+    """Of the signs and of the fingerprint, (2, 1)."""
+    return torch.tensor([[_hash_integer(seed, _SIGN_STREAM)], [_hash_integer(0, _FINGERPRINT_STREAM)]], device=device)
 
 
 def _run(buckets: Tensor) -> slice | None:

@@ -41,6 +41,8 @@ def test_hashed_samples_know_the_slice_that_their_buckets_are():
         (torch.tensor([1, 2, 4]), None),
     ):
         hashed = hash_samples(ids, 1024, seed=0)
+        assert torch.equal(hashed.signs.long(), sample_signs(ids, 0))
+        assert hashed.fingerprint == fingerprint(ids)
         assert hashed.run == run
         if run is not None:
             assert torch.equal(torch.arange(1024)[hashed.run], hashed.buckets)
