@@ -85,6 +85,10 @@ class Comparing:
                 advance=advance,
                 keep_chain="wcka" in self.measures,
             )
+        if reference.kind != "previous":  # which every measurement replaces
+            for sketches in self._reference.sketches.values():
+                for sketch in sketches.values():
+                    sketch.to(self._runner.device).keep_grams = True
         missing = self._fisher.missing(self._reference)
         if missing and restored is not None and reference.kind in ("init", "previous"):
             raise ValueError(

@@ -12,7 +12,9 @@ from typing import Any
 
 from lightning_sim._measurement import SimilarityMatrix
 from lightning_sim.compare.matrices import MEASURES, epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
-from lightning_sim.compare.sources import find_run
+from lightning_sim.compare.outputs import output_matrix
+from lightning_sim.compare.sources import SketchedRun, find_run
+from lightning_sim.comparison import OUTPUT_MEASURES
 
 __all__ = ["add_parser", "run"]
 
@@ -29,11 +31,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             "Compare saved sketches. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
             "save_sketches. One or two: every layer with every layer, at the last epoch. One or two with --layer: "
             "that layer, every epoch with every epoch. Three or more: every run with every run, the mean over the "
-            "layers that they share, or --layer."
+            "layers that they share, or --layer. A measure of outputs compares runs likewise, and of one or two every "
+            "epoch with every epoch."
         ),
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path)
-    parser.add_argument("--measure", choices=MEASURES, default="cka", help="default: cka")
+    parser.add_argument("--measure", choices=(*MEASURES, *OUTPUT_MEASURES), default="cka", help="default: cka")
     parser.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased", help="of CKA")
     parser.add_argument("--representation", metavar="NAME", default="features", help="default: features")
     parser.add_argument("--layer", metavar="NAME", help="only this layer")
@@ -75,6 +78,8 @@ def _compared(
     runs = [find_run(path) for path in parsed.paths]
     first, last = runs[0], runs[-1]
     names = _short_names(parsed.paths)
+    if parsed.measure in OUTPUT_MEASURES:
+        return _compared_outputs(parsed, runs, names)
     if len(runs) > 2:
         held = {name: run.at(parsed.epoch) for name, run in zip(names, runs, strict=True)}
         rows = run_rows(held, layer=parsed.layer, **options)
@@ -90,6 +95,21 @@ def _compared(
     b = a if len(runs) == 1 else last.at(parsed.epoch)
     matrix = layer_matrix(a, b, **options)
     return matrix, tidy(matrix), f"{parsed.measure} of {parsed.representation}", (names[0], names[-1])
+
+
+def _compared_outputs(
+    parsed: argparse.Namespace, runs: Sequence[SketchedRun], names: Sequence[str]
+) -> tuple[SimilarityMatrix, list[dict[str, Any]], str, tuple[str, str]]:
+    if parsed.layer is not None:
+        raise ValueError(f"{parsed.measure} is of outputs, and --layer has no meaning for it")
+    if len(runs) > 2 or parsed.epoch is not None:
+        rows = columns = {name: run.at(parsed.epoch) for name, run in zip(names, runs, strict=True)}
+        labels = ("run", "run")
+    else:
+        rows, columns = dict(runs[0].by_epoch()), dict(runs[-1].by_epoch())
+        labels = (names[0], names[1]) if len(runs) == 2 else ("", "")
+    matrix = output_matrix(rows, columns, parsed.measure)
+    return matrix, tidy(matrix), f"{parsed.measure} of outputs", labels
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -183,12 +183,10 @@ def _over_epochs(run: SketchedRun, layer: str, representation: str) -> tuple[dic
     """Name of the epoch -> sketch, and a set without sketches that says of what they are."""
     found: dict[str, Sketch] = {}
     first: SketchSet | None = None
-    for held, file in zip(run, run.files, strict=True):
+    for name, held in run.by_epoch():
         first = first or SketchSet({}, probe=held.probe, gradients=held.gradients)
         first.require_comparable(held, representation)
-        epoch = f"epoch {held.epoch}" if held.epoch >= 0 else file.stem
-        name = epoch if epoch not in found else f"{epoch}, step {held.step}"
-        found[name] = _layer(held.of(representation), layer, str(file))
+        found[name] = _layer(held.of(representation), layer, f"{run.name}, {name}")
     return found, first or SketchSet({})
 
 

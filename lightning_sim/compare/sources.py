@@ -42,6 +42,15 @@ class SketchedRun:
             raise ValueError(f"{self.name} has no sketches of epoch {epoch}; it has {', '.join(map(str, epochs))}")
         return found
 
+    def by_epoch(self) -> Iterator[tuple[str, SketchSet]]:
+        """Every set with a name of its own."""
+        names = set()
+        for held, file in zip(self, self.files, strict=True):
+            epoch = f"epoch {held.epoch}" if held.epoch >= 0 else file.stem
+            name = epoch if epoch not in names else f"{epoch}, step {held.step}"
+            names.add(name)
+            yield name, held
+
     def __iter__(self) -> Iterator[SketchSet]:
         """One set after the other, read when its turn comes."""
         return map(load_sketches, self.files)

@@ -10,14 +10,22 @@ from torch import Tensor
 
 from lightning_sim.sketch.factors import factors_sum
 
-__all__ = ["FoldGram", "Gram", "ProductGram"]
+__all__ = ["ROWS_PER_BLOCK", "FoldGram", "Gram", "KeptGram", "ProductGram", "gram_dtype"]
+
+ROWS_PER_BLOCK = 128
+_FEW_BUCKETS = 256
+
+
+def gram_dtype(num_buckets: int, dtype: torch.dtype) -> torch.dtype:
+    """In which Grams of so many buckets are computed: of few in float64, where HSIC_1 cancels most and costs least."""
+    return torch.float64 if num_buckets <= _FEW_BUCKETS else dtype
 
 
 class Gram(Protocol):
     """A symmetric matrix over the buckets."""
 
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
-        """Write these of its entries, of the sketch's dtype."""
+        """Write these of its entries: `ROWS_PER_BLOCK` rows, from the diagonal on."""
         ...
 
 
@@ -30,6 +38,22 @@ class FoldGram:
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Write (rows, columns) of X X'."""
         torch.mm(self.features[rows], self.features[columns].T, out=out)
+
+
+class KeptGram:
+    """The blocks of a Gram from the diagonal on, computed once."""
+
+    def __init__(self, gram: Gram, num_buckets: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.blocks = []
+        for start in range(0, num_buckets, ROWS_PER_BLOCK):
+            rows = slice(start, min(start + ROWS_PER_BLOCK, num_buckets))
+            block = torch.empty(rows.stop - start, num_buckets - start, dtype=dtype, device=device)
+            gram.write_block(rows, slice(start, None), block)
+            self.blocks.append(block)
+
+    def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """Write a block that begins on the diagonal."""
+        out.copy_(self.blocks[rows.start // ROWS_PER_BLOCK])
 
 
 class ProductGram:

@@ -8,13 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch.grams import Gram
+from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, gram_dtype
 from lightning_sim.sketch.kernels import positive_factor
 from lightning_sim.sketch.sketch import Sketch
 
 __all__ = ["centered_kernel_alignment_matrix", "normalized_bures_similarity"]
-
-_ROWS_PER_BLOCK = 128
 
 
 def centered_kernel_alignment_matrix(
@@ -52,11 +50,9 @@ def centered_kernel_alignment_matrix(
     position = {id(sketch): index for index, sketch in enumerate(distinct)}
     row_index = [position[id(sketch)] for sketch in rows]
     column_index = [position[id(sketch)] for sketch in columns]
+    usable = torch.tensor([sketch.problem() is None for sketch in distinct], device=rows[0].device)
     cross, norms = _hsic_terms(distinct, row_index, column_index, unbiased=estimator == "unbiased")
-    norms = norms.clamp_min(0)
-    for index, sketch in enumerate(distinct):
-        if sketch.problem() is not None:
-            norms[index] = 0
+    norms = torch.where(usable, norms.clamp_min(0), 0)
     denominator = (norms[row_index][:, None] * norms[column_index][None, :]).sqrt()
     values = torch.where(denominator > 0, cross / denominator, torch.nan)
     return values.to(rows[0].dtype)
@@ -117,6 +113,7 @@ def _hsic_terms(
     sketches = [sketch.on(device) for sketch in sketches]
     buckets = _occupied(sketches)
     ones = sketches[0].ones() if buckets is None else sketches[0].ones()[buckets]
+    ones = ones.to(gram_dtype(len(ones), ones.dtype))
     grams = [sketch.grams(buckets) for sketch in sketches]
     both = any(first is not second for first, second in grams)
     cross = torch.zeros(len(row_index), len(column_index), dtype=torch.float64, device=device)
@@ -125,12 +122,12 @@ def _hsic_terms(
     sums_second = torch.zeros_like(sums_first)
     # Used by all blocks: to get as much memory anew for each would take longer than to fill it.
     buffers = [
-        torch.empty(len(sketches) * min(_ROWS_PER_BLOCK, len(ones)) * len(ones), dtype=ones.dtype, device=device)
+        torch.empty(len(sketches) * min(ROWS_PER_BLOCK, len(ones)) * len(ones), dtype=ones.dtype, device=device)
         for _ in range(1 + both)
     ]
     with _full_precision(device):
-        for start in range(0, len(ones), _ROWS_PER_BLOCK):
-            block = range(start, min(start + _ROWS_PER_BLOCK, len(ones)))
+        for start in range(0, len(ones), ROWS_PER_BLOCK):
+            block = range(start, min(start + ROWS_PER_BLOCK, len(ones)))
             first = _upper_blocks([pair[0] for pair in grams], block, unbiased, ones, sums_first, buffers[0])
             second = first
             if both:

@@ -17,7 +17,7 @@ from lightning_sim.sketch.factors import (
     tensor_sketched,
 )
 from lightning_sim.sketch.folding import fold, num_folds
-from lightning_sim.sketch.grams import FoldGram, Gram, ProductGram
+from lightning_sim.sketch.grams import FoldGram, Gram, KeptGram, ProductGram, gram_dtype
 from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
@@ -95,13 +95,16 @@ class Sketch:
         self.gradient_width = 0
         self.count = 0
         self.fingerprint = 0
+        self.keep_grams = False  #: whether Grams are kept for further comparisons, as much memory again
         self._sums: dict[str, Tensor] = {}
         self.forget()
 
     def forget(self) -> None:
         """Drop what was derived from the sums, which are about to change."""
         self._known_problem: tuple[str | None] | None = None
+        self._norm = 0.0  # of the centred data, known with the problem
         self._occupied: Tensor | None = None
+        self._kept: tuple[Tensor | None, tuple[Gram, Gram]] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -133,7 +136,7 @@ class Sketch:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self._known_problem = None
+        self._known_problem = self._kept = None
         if isinstance(sample_ids, Tensor):
             sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():
@@ -292,12 +295,18 @@ class Sketch:
 
     def to(self, device: torch.device | str) -> Sketch:
         """Move the state, in place."""
-        self._sums = {name: value.to(device) for name, value in self._sums.items()}
+        if self.device != torch.device(device):
+            self._sums = {name: value.to(device) for name, value in self._sums.items()}
+            self.forget()
         return self
 
     def on(self, device: torch.device | str) -> Sketch:
         """The sketch on a device: itself where it lies there, else a copy."""
-        return self if self.device == torch.device(device) else copy.copy(self).to(device)
+        if self.device == torch.device(device):
+            return self
+        moved = copy.copy(self).to(device)
+        moved.keep_grams = False
+        return moved
 
     def ones(self) -> Tensor:
         """The sketched vector of ones S1 (M,), by which data are centred."""
@@ -333,15 +342,31 @@ class Sketch:
         Args:
             buckets: of which to form them, all if None; the others must be empty.
         """
+        if self._kept is not None:
+            before, grams = self._kept
+            if before is buckets or (before is not None and buckets is not None and torch.equal(before, buckets)):
+                return grams
+        first, second = self._grams(buckets)
+        if self.keep_grams:
+            size = self.num_buckets if buckets is None else len(buckets)
+            dtype = gram_dtype(size, self.dtype)
+            kept = KeptGram(first, size, dtype, self.device)
+            first, second = kept, kept if second is first else KeptGram(second, size, dtype, self.device)
+            self._kept = buckets, (first, second)
+        return first, second
+
+    def _grams(self, buckets: Tensor | None) -> tuple[Gram, Gram]:
         if self.keeps_factors:
             kept = self._sums if buckets is None else {name: value[buckets] for name, value in self._sums.items()}
             product = ProductGram(kept, self.count)
             return product, product
-        centered = self.centered()[0]
+        sums, ones, means = self.uncentered()
         if buckets is not None:
-            centered = centered[:, buckets]
-        largest = torch.linalg.vector_norm(centered, torch.inf)
-        centered = centered.div_(torch.where(largest > 0, largest, 1.0))
+            sums, ones = sums[:, buckets], ones[buckets]
+        dtype = gram_dtype(len(ones), self.dtype)
+        centered = torch.addcmul(sums.to(dtype), ones[:, None].to(dtype), means[:, None, :].to(dtype), value=-1)
+        if self.problem() is None:
+            centered = centered.div_(self._norm)
         first = FoldGram(centered[0])
         return first, FoldGram(centered[1]) if len(centered) > 1 else first
 
@@ -374,6 +399,7 @@ class Sketch:
             size = torch.linalg.vector_norm(centered)
             if not 1e-15 < float(size) < 1e15:  # squares of float32 may be out of its range
                 size = torch.linalg.vector_norm(centered, dtype=torch.float64)
+            self._norm = float(size)
             means = torch.linalg.vector_norm(self._sums["feature_sums"] / self.count)
             largest = means * torch.linalg.vector_norm(ones, dtype=torch.float64)
         if not bool(torch.isfinite(size)):

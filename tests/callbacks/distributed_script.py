@@ -39,7 +39,7 @@ def main(root, devices, num_samples, epochs, kind="plain"):
     seed_everything(1, verbose=False)
     network = FailsOnTheLastRank() if kind == "failing" else DigitsNet()
     measures = {"measures": SCALARS} if kind == "scalars" else {}
-    monitor, memory = SimilarityMonitor(num_samples=num_samples, **measures), Memory()
+    monitor, memory = SimilarityMonitor(num_samples=num_samples, save_sketches=kind == "saving", **measures), Memory()
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",

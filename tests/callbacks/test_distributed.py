@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_sim import read_history
+from lightning_sim import Sketch, read_history
+from lightning_sim.sketch import load_sketches
 from tests.callbacks.training import digits, features, new_network
 from tests.sketch import exact
 
@@ -40,6 +41,24 @@ def assert_measured(tmp_path, num_samples):
         assert values["nbs", layer] == pytest.approx(exact.nbs(after, before), abs=1e-5)
     agreed = (features(start, "net.8", probe).argmax(1) == features(trained, "net.8", probe).argmax(1)).float().mean()
     assert values["agreement", None] == pytest.approx(float(agreed), abs=1e-6)
+
+
+def test_sketches_of_all_ranks_are_saved_once(tmp_path):
+    launch(tmp_path, 2, 101, kind="saving")
+    paths = sorted((tmp_path / "similarity" / "sketches").iterdir())
+    assert len(paths) == 2
+    held = load_sketches(paths[-1])
+    probe = TensorDataset(*digits(300, 401).tensors)
+    trained = new_network()
+    trained.load_state_dict(torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"])
+    assert torch.allclose(held.logits, features(trained, "net.8", probe).float(), atol=1e-5)
+    for layer in ("net.0", "net.3", "net.8"):
+        sketch = held.of()[layer]
+        alone = Sketch(sketch.num_buckets, sketch.num_projections, sketch.seed)
+        alone.update(features(trained, layer, probe).float(), torch.arange(101))
+        assert (sketch.count, sketch.fingerprint) == (alone.count, alone.fingerprint)
+        for mine, theirs in zip(sketch.sums(), alone.sums(), strict=True):
+            assert torch.allclose(mine, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize(("devices", "num_samples"), [(2, 101), (3, 4)])

@@ -221,3 +221,54 @@ def test_names_from_files_do_not_move_the_cursor(tmp_path, capsys):
     save_sketches(network(1, layers=["\x1b[2J evil", ""]), tmp_path / "x.safetensors")
     assert compare(tmp_path / "x.safetensors", "--out", tmp_path / "x.png") == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def with_outputs(folder, seed, epochs=(0, 9), classes=5, probe="abc"):
+    generator = torch.Generator().manual_seed(seed)
+    saved = []
+    for epoch in epochs:
+        held = network(seed, epoch=epoch, probe=probe)
+        held.logits = torch.randn(60, classes, generator=generator)
+        save_sketches(held, folder / f"epoch={epoch}-step={10 * epoch}.safetensors")
+        saved.append(held.logits.double().numpy())
+    return saved
+
+
+def agreement(a, b):
+    return (a.argmax(1) == b.argmax(1)).mean()
+
+
+def divergence(a, b):
+    p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (a, b))
+    middle = (p + q) / 2
+    return ((p * np.log(p / middle)).sum(1) + (q * np.log(q / middle)).sum(1)).mean() / 2
+
+
+@pytest.mark.parametrize(("measure", "definition"), [("agreement", agreement), ("jsd", divergence)])
+def test_command_outputs(tmp_path, capsys, measure, definition):
+    saved = {name: with_outputs(tmp_path / name, seed) for seed, name in enumerate("abc")}
+    for paths, rows, columns in (
+        ("a", saved["a"], saved["a"]),
+        ("ab", saved["a"], saved["b"]),
+        ("abc", *[[outputs[-1] for outputs in saved.values()]] * 2),
+    ):
+        target = tmp_path / f"{paths}.csv"
+        assert compare(*(tmp_path / name for name in paths), "--measure", measure, "--out", target) == 0
+        expected = [definition(x, y) for x in rows for y in columns]
+        assert [float(row["value"]) for row in read(target)] == pytest.approx(expected, abs=1e-6)
+    assert f"{measure} of outputs" in capsys.readouterr().out
+
+
+def test_outputs_that_cannot_be_compared_are_refused(tmp_path, capsys):
+    with_outputs(tmp_path / "a", 1)
+    with_outputs(tmp_path / "classes", 2, classes=4)
+    with_outputs(tmp_path / "probe", 3, probe="other")
+    write_run(tmp_path / "none", 4)
+    for name, options, message in (
+        ("classes", (), "outputs of different shapes, (60, 5) and (60, 4), of epoch 0 and epoch 0"),
+        ("probe", (), "different probes"),
+        ("none", (), "no outputs were saved with the sketches of epoch 0"),
+        ("a", ("--layer", "conv1"), "--layer has no meaning"),
+    ):
+        assert compare(tmp_path / "a", tmp_path / name, "--measure", "jsd", *options) == 1
+        assert message in capsys.readouterr().err

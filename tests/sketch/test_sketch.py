@@ -275,3 +275,34 @@ def test_a_cleared_sketch_is_as_new(widths):
     sketch.clear().update(torch.randn(5, 33), torch.arange(5))  # of another layer
     assert sketch.width == 33
     assert sketch.sums()[0].shape == (1, 64, 33)
+
+
+@pytest.mark.parametrize("samples", [200, 256, 600])
+@pytest.mark.parametrize("widths", [(40,), (3000,), (300, 200)])
+def test_kept_grams_give_the_same_bits_until_the_sketch_changes(samples, widths):
+    draw = torch.Generator().manual_seed(0)
+
+    def make(count=samples):
+        sketch = Sketch(num_buckets=256)
+        features, *gradients = (torch.randn(count, width, generator=draw) for width in widths)
+        sketch.update(features, torch.arange(count), gradients=gradients[0] if gradients else None)
+        return sketch
+
+    reference, others = make(), [make() for _ in range(3)]
+    expected = [other.cka(reference) for other in others]
+    biased = [other.cka(reference, estimator="biased") for other in others]
+    reference.keep_grams = True
+    for _ in range(2):
+        assert [other.cka(reference) for other in others] == expected
+        assert [other.cka(reference, estimator="biased") for other in others] == biased
+    kept = reference.grams(None if samples >= 256 else reference.occupied().nonzero()[:, 0])
+    assert kept[0] is reference.grams(None if samples >= 256 else torch.arange(samples))[0]
+    assert reference.grams(torch.arange(256))[0] is not kept[0]  # other buckets
+    reference.cka(others[0])
+    part = Sketch(num_buckets=256)
+    part.merge(reference)
+    reference.clear()
+    for sketch in (reference, part):
+        sketch.merge(others[1])
+    assert float(reference.cka(others[1])) == pytest.approx(1, abs=1e-5)
+    assert reference.cka(others[0]) == others[1].cka(others[0])
