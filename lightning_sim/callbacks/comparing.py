@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from datetime import datetime, timezone
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from lightning_sim._measurement import SimilarityMatrix
+from lightning_sim.callbacks.in_training import probe_runner, require_whole_weights, whose_weights
 from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
 from lightning_sim.comparison import (
     LAYER_MEASURES,
@@ -28,21 +24,18 @@ from lightning_sim.comparison import (
     compare_weights,
     mean_embeddings,
 )
-from lightning_sim.probe import Probe, Snapshot, call_network, isolated_random_state, pair_layers
+from lightning_sim.probe import Snapshot, call_network, isolated_random_state, pair_layers
 from lightning_sim.probe.fisher import FISHER_MEASURES, FisherMeasures
 from lightning_sim.probe.gradients import logits_problem
-from lightning_sim.probe.runner import ProbeRunner
 
 __all__ = ["Comparing"]
-
-_AVERAGING = ("WeightAveraging", "EMAWeightAveraging")
 
 
 class Comparing:
     """One network against one reference on one probe, in a running training."""
 
     def __init__(self, settings: Settings, trainer: Trainer, network: LightningModule) -> None:
-        _require_whole_weights(trainer)
+        require_whole_weights(trainer)
         self.settings = settings
         self.measures = settings.measures
         if settings.forward is call_network and not is_overridden("forward", network):
@@ -52,7 +45,7 @@ class Comparing:
             )
         # Once: every checkpoint asks for it, and the file may be gone or another one by then.
         self._described = settings.reference.describe()
-        self._runner = _runner(settings, trainer)
+        self._runner = probe_runner(settings, trainer)
         self._fisher = FisherMeasures(self._runner, tuple(m for m in self.measures if m in FISHER_MEASURES))
         self._pairs: dict[str, str] = {}
         self._reference = Snapshot()
@@ -197,7 +190,7 @@ class Comparing:
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "packages": {name: version(name) for name in packages} | {"python": platform.python_version()},
             "reference": self._described,
-            "weights": _whose_weights(trainer),
+            "weights": whose_weights(trainer),
             "layers": dict(self._pairs),
             "measures": list(self.measures),
             "representations": list(self.settings.representations),
@@ -336,65 +329,6 @@ class Comparing:
 
     def _output_measures(self) -> list[str]:
         return [measure for measure in self.measures if measure in OUTPUT_MEASURES]
-
-
-def _runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
-    strategy, precision = trainer.strategy, trainer.precision_plugin
-
-    def prepare(network: nn.Module, batch: Any) -> Any:
-        if network is trainer.lightning_module:
-            return strategy.batch_to_device(precision.convert_input(batch))
-        # The training's precision is not the reference's, which may be a float32 teacher of a bfloat16 student.
-        dtype = next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
-        moved = strategy.batch_to_device(batch)
-        return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
-
-    probe = Probe(_probe_source(settings, trainer), settings.num_samples)
-    return ProbeRunner(
-        probe,
-        partial(settings.make_sketch, probe.size),
-        forward=settings.forward,
-        device=strategy.root_device,
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-        prepare=prepare,
-        context=lambda network: precision.forward_context() if network is trainer.lightning_module else nullcontext(),
-        seed=settings.seed,
-        representations=settings.sketched,
-        objective=settings.make_objective(),
-        pool=settings.pool,
-    )
-
-
-def _probe_source(settings: Settings, trainer: Trainer) -> Any:
-    if settings.probe is not None:
-        return settings.probe
-    source = trainer.val_dataloaders
-    if source is None and trainer.enable_validation:
-        # Lightning asks for the loaders when the first validation is due; asking it to now could move random state.
-        with isolated_random_state(settings.seed):
-            source = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
-    if source is None:
-        source = trainer.train_dataloader
-    return tree_leaves(source)[0]
-
-
-def _require_whole_weights(trainer: Trainer) -> None:
-    # A plain forward sees sharded weights under these, and gathering them is theirs to do, rank by rank in step.
-    name = type(trainer.strategy).__name__
-    if name in ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"):
-        raise ValueError(
-            f"SimilarityMonitor does not work with {name}, which shards the network's weights over the ranks; "
-            'use strategy="ddp", or compare checkpoints afterwards'
-        )
-
-
-def _whose_weights(trainer: Trainer) -> str:
-    """Averaging callbacks swap the average in during validation, and out before the callbacks that follow them."""
-    callbacks: list[Any] = list(getattr(trainer, "callbacks", []))
-    averaging = [index for index, callback in enumerate(callbacks) if type(callback).__name__ in _AVERAGING]
-    monitors = [index for index, callback in enumerate(callbacks) if type(callback).__name__ == "SimilarityMonitor"]
-    return "average" if averaging and min(monitors) < averaging[0] and trainer.enable_validation else "current"
 
 
 def _listing(reasons: Mapping[str, str]) -> str:

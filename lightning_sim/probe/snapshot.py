@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_sim.probe.capture import capture_outputs
 from lightning_sim.probe.chain import dense_chain
-from lightning_sim.probe.forward import find_logits
+from lightning_sim.probe.forward import Called, find_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
 from lightning_sim.probe.representations import needs_gradients, update_sketch
@@ -182,7 +182,7 @@ def take_snapshot(
                 sketch(representation, name, captured[name], gradients)
         captured.clear()
 
-    runner = _Runner(network, forward)
+    called = Called(network, forward)
     with (
         differentiable(network) if with_gradients else torch.no_grad(),
         capture_outputs(network, layers, receive, differentiable=bool(with_gradients)) as capture,
@@ -190,7 +190,7 @@ def take_snapshot(
         for batch_ids, batch in batches:
             ids, mask = batch_ids, attention_mask(batch)
             capture.new_forward()
-            output = runner.run(batch, weights)
+            output = _run(called, batch, weights)
             if keep_logits and "" not in snapshot.problems:
                 _keep_logits(output, ids, mask, logits, snapshot)
             for name in capture.spoiled():
@@ -212,23 +212,12 @@ def take_snapshot(
     return snapshot
 
 
-class _Runner(nn.Module):
-    """The network and the way to call it as one module, which `functional_call` can run with other weights."""
-
-    def __init__(self, network: nn.Module, forward: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.network = network
-        self._call = forward
-
-    def forward(self, batch: Any) -> Any:
-        return self._call(self.network, batch)
-
-    def run(self, batch: Any, weights: Mapping[str, Tensor] | None) -> Any:
-        if weights is None:
-            return self(batch)
-        renamed = {f"network.{name}": value for name, value in weights.items()}
-        # Every name is given, those of tied weights too.
-        return torch.func.functional_call(self, renamed, (batch,), tie_weights=False)
+def _run(called: Called, batch: Any, weights: Mapping[str, Tensor] | None) -> Any:
+    if weights is None:
+        return called(batch)
+    renamed = {f"network.{name}": value for name, value in weights.items()}
+    # Every name is given, those of tied weights too.
+    return torch.func.functional_call(called, renamed, (batch,), tie_weights=False)
 
 
 def _keep_logits(

@@ -1,0 +1,82 @@
+"""What a Trainer decides for a monitor: how networks are run, on which samples, and with whose weights."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lightning_sim.callbacks.settings import Settings
+from lightning_sim.probe import Probe, isolated_random_state
+from lightning_sim.probe.runner import ProbeRunner
+
+__all__ = ["probe_runner", "require_whole_weights", "whose_weights"]
+
+_AVERAGING = ("WeightAveraging", "EMAWeightAveraging")
+
+
+def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
+    """Runs networks on the probe as the training does: its device, precision and ranks."""
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+
+    def prepare(network: nn.Module, batch: Any) -> Any:
+        if network is trainer.lightning_module:
+            return strategy.batch_to_device(precision.convert_input(batch))
+        # The training's precision is not the reference's, which may be a float32 teacher of a bfloat16 student.
+        dtype = next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
+        moved = strategy.batch_to_device(batch)
+        return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+    probe = Probe(_probe_source(settings, trainer), settings.num_samples)
+    return ProbeRunner(
+        probe,
+        partial(settings.make_sketch, probe.size),
+        forward=settings.forward,
+        device=strategy.root_device,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        prepare=prepare,
+        context=lambda network: precision.forward_context() if network is trainer.lightning_module else nullcontext(),
+        seed=settings.seed,
+        representations=settings.sketched,
+        objective=settings.make_objective(),
+        pool=settings.pool,
+    )
+
+
+def require_whole_weights(trainer: Trainer) -> None:
+    """Refuse strategies that shard the weights."""
+    # A plain forward sees sharded weights under these, and gathering them is theirs to do, rank by rank in step.
+    name = type(trainer.strategy).__name__
+    if name in ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"):
+        raise ValueError(
+            f"SimilarityMonitor does not work with {name}, which shards the network's weights over the ranks; "
+            'use strategy="ddp", or compare checkpoints afterwards'
+        )
+
+
+def whose_weights(trainer: Trainer) -> str:
+    """Averaging callbacks swap the average in during validation, and out before the callbacks that follow them."""
+    callbacks: list[Any] = list(getattr(trainer, "callbacks", []))
+    averaging = [index for index, callback in enumerate(callbacks) if type(callback).__name__ in _AVERAGING]
+    monitors = [index for index, callback in enumerate(callbacks) if type(callback).__name__ == "SimilarityMonitor"]
+    return "average" if averaging and min(monitors) < averaging[0] and trainer.enable_validation else "current"
+
+
+def _probe_source(settings: Settings, trainer: Trainer) -> Any:
+    if settings.probe is not None:
+        return settings.probe
+    source = trainer.val_dataloaders
+    if source is None and trainer.enable_validation:
+        # Lightning asks for the loaders when the first validation is due; asking it to now could move random state.
+        with isolated_random_state(settings.seed):
+            source = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
+    if source is None:
+        source = trainer.train_dataloader
+    return tree_leaves(source)[0]
