@@ -45,8 +45,8 @@ def checked_rows(values: Any, sample_ids: Any, name: str) -> Tensor:
         raise ValueError(f"`{name}` must be floating-point of shape (batch, ...), got {_described(values)}")
     if not _is_plain(sample_ids) or sample_ids.shape != values.shape[:1] or sample_ids.dtype not in _INTEGERS:
         raise ValueError(
-            f"`sample_ids` must be a torch.Tensor of {values.shape[0]} integers, one for each row of `{name}` of shape "
-            f"{tuple(values.shape)}, got {_described(sample_ids)}"
+            f"`sample_ids` must be {values.shape[0]} integers, one for each row of `{name}` of shape "
+            f"{tuple(values.shape)}, in a torch.Tensor, got {_described(sample_ids)}"
         )
     return values.detach().flatten(1)
 

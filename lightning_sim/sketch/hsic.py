@@ -115,7 +115,10 @@ class _Projection:
 def self_problem(sketch: Sketch, own: float, noise: float, diagonal: Tensor, dtype: torch.dtype) -> str | None:
     """Why the self-term of a sketch is no more than rounding, or than its noise by the folds, in words, or None."""
     if not own > _most_rounding(sketch, diagonal, dtype) ** 2 and not own > _rounding(sketch, diagonal, dtype) ** 2:
-        return "tells no samples from others: all, or all but one, are alike or equally far apart, up to rounding"
+        return (
+            "tells no samples from others, which leaves no unbiased CKA: all, or all but one, are alike or equally far "
+            "apart, up to rounding"
+        )
     if not own > STANDARD_ERRORS * noise:
         return (
             f"varies too evenly for its folds into {sketch.num_projections} columns, in whose noise its similarities "

@@ -512,6 +512,11 @@ class Sketch:
             )
 
     def _require_same_hashes(self, other: Sketch) -> None:
+        if type(other) is not type(self):
+            raise ValueError(
+                f"a {type(self).__name__} can only be combined with another, got {type(other).__name__}: they hold "
+                "different things"
+            )
         for name in ("num_buckets", "num_projections", "seed", "dtype"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
