@@ -48,7 +48,8 @@ def checked_rows(values: Any, sample_ids: Any, name: str) -> Tensor:
             f"`sample_ids` must be {values.shape[0]} integers, one for each row of `{name}` of shape "
             f"{tuple(values.shape)}, in a torch.Tensor, got {_described(sample_ids)}"
         )
-    return values.detach().flatten(1)
+    rows: Tensor = values.detach().flatten(1)
+    return rows
 
 
 def _is_plain(value: Any) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sim.sketch.factors import factors_sum
 
-__all__ = ["ROWS_PER_BLOCK", "FoldGram", "Gram", "KeptGram", "ProductGram", "gram_dtype", "rounding_of_gram"]
+__all__ = ["ROWS_PER_BLOCK", "FoldGram", "Gram", "KeptGram", "ProductGram", "gram_dtype"]
 
 ROWS_PER_BLOCK = 128
 _FEW_BUCKETS = 256

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, ProductGram, gram_dtype
+from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, gram_dtype
 from lightning_sim.sketch.precision import full_precision
 from lightning_sim.sketch.sketch import Sketch
 
@@ -157,7 +158,8 @@ def _squared_distances(sketch: Sketch) -> Tensor:
     distances = data.square().sum(2)
     for _ in range(4):
         weights = 1 / (distances + distances.mean() * torch.finfo(torch.float64).eps)
-        middle = ((weights * ones)[..., None] * data).sum(1) / (weights * ones.square()).sum(1)[:, None].clamp_min(1e-300)
+        total = (weights * ones.square()).sum(1, keepdim=True)
+        middle = ((weights * ones)[..., None] * data).sum(1) / torch.where(total > 0, total, 1.0)
         distances = (data - ones[:, None] * middle[:, None]).square().sum(2)
     return distances.mean(0)
 
@@ -181,7 +183,7 @@ def _rounding(sketch: Sketch, diagonal: Tensor, dtype: torch.dtype) -> float:
     norm of the diagonal over the root of n, was computed in the precision of the Gram.
     """
     entries, subtracted = _errors(sketch, dtype)
-    subtracted *= float(torch.linalg.vector_norm(diagonal)) / sketch.count**0.5
+    subtracted *= float(torch.linalg.vector_norm(diagonal)) / math.sqrt(sketch.count)
     if sketch.keeps_factors:
         product = sketch.product()
         norms, before = product.diagonal(), product.uncentered_diagonal / product.scale
@@ -199,8 +201,8 @@ def _errors(sketch: Sketch, dtype: torch.dtype) -> tuple[float, float]:
     # The errors of sums grow as a random walk does, with the columns and samples that are added up.
     columns = sketch.width * (sketch.gradient_width or 1)
     summed = max(1.0, columns / sketch.num_projections) * max(1.0, sketch.count / sketch.num_buckets)
-    entries = 3 * summed**0.5 * torch.finfo(sketch.dtype).eps
-    return entries, 8 * (2 + min(columns, sketch.num_projections) ** 0.5) * torch.finfo(dtype).eps
+    length = min(columns, sketch.num_projections)
+    return 3 * math.sqrt(summed) * torch.finfo(sketch.dtype).eps, 8 * (2 + math.sqrt(length)) * torch.finfo(dtype).eps
 
 
 def _upper_blocks(

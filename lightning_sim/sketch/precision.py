@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,8 +15,9 @@ __all__ = ["full_precision"]
 def full_precision(device: torch.device) -> Iterator[None]:
     """Without autocast, TF32 or bfloat16, which keep too few bits for a difference of Grams; and without a graph."""
     # torch 2.9 has a switch for each backend, and refuses to read the older one for all once these were used.
-    backends = (getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn))
-    switches = [switch for switch in backends if hasattr(switch, "fp32_precision")]
+    backends: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
+    switches: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
+    switches = [switch for switch in switches if hasattr(switch, "fp32_precision")]
     before = [switch.fp32_precision for switch in switches] or torch.get_float32_matmul_precision()
     for switch in switches:
         switch.fp32_precision = "ieee"

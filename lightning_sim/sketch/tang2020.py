@@ -103,8 +103,8 @@ class Tang2020Sketch(Sketch):
 
     def _held(self) -> dict[str, Tensor]:
         raise ValueError(
-            "a sketch as published keeps no sum of its samples, so that their data cannot be centred: its own cka() and "
-            "nbs() compare two of them, biased, and kernel() is what they compare"
+            "a sketch as published keeps no sum of its samples, so that their data cannot be centred: its own cka() "
+            "and nbs() compare two of them, biased, and kernel() is what they compare"
         )
 
     def cka(self, other: Sketch, *, estimator: str = "biased") -> Tensor:
