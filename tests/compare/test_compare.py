@@ -228,7 +228,7 @@ def test_layers_that_cannot_be_compared_leave_the_others(tmp_path, capsys):
     for seed in (1, 2, 3):
         save_sketches(with_odd_layers(seed), tmp_path / f"{seed}.safetensors")
     expected = layer_matrix(network(1, layers=["conv1", "conv2"]), network(2, layers=["conv1", "conv2"])).values
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="its similarity is NaN") as caught:
         values = layer_matrix(with_odd_layers(1), with_odd_layers(2)).values
     assert np.array_equal(values[:2, :2], expected)
     assert np.isnan(values).tolist() == [

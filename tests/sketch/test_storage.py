@@ -196,7 +196,7 @@ def state_of(described):
         (lambda m, d, t: state_of(d).update(width=2**62), r"state\.width"),
         (lambda m, d, t: state_of(d).update(gradient_width=2**62), r"state\.gradient_width"),
         (lambda m, d, t: d.update(epoch=10**30), r"content\.epoch"),
-        (lambda m, d, t: d.update(step=-7), r"content\.step"),
+        (lambda m, d, t: d.update(step=-(2**64)), r"content\.step"),
         (lambda m, d, t: state_of(d).update(width=-3), r"state\.width"),
         (lambda m, d, t: state_of(d).update(dtype="float128"), r"sketches\[0\]\.state"),
         (lambda m, d, t: state_of(d).update(num_buckets=1000), "power of two"),
