@@ -25,7 +25,8 @@ class HsicTerms:
     Attributes:
         cross: (A, B), HSIC of rows with columns, up to the factor that all have in common.
         own: (D,), of every sketch with itself.
-        spread: (D,), standard error of `own` by the difference of the folds, 0 where nothing was folded.
+        spread: (D,), standard error of `own` by the difference of the folds, 0 where nothing was folded or the error is
+            known before.
         diagonals: (D, M), of the Grams.
         dtype: in which the Grams were computed.
     """
@@ -51,8 +52,9 @@ def hsic_terms(
     own, spread = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
     with full_precision(device):
         grams = [sketch.grams(buckets) for sketch in sketches]
-        folded = [index for index, (first, second) in enumerate(grams) if first is not second]
-        sides = [[pair[side] for pair in grams] for side in range(1 + bool(folded))]
+        both = any(first is not second for first, second in grams)
+        sides = [[pair[side] for pair in grams] for side in range(1 + both)]
+        unknown = [i for i, sketch in enumerate(sketches) if sketch.is_folded and sketch.known_cka_problem is None]
         diagonals = [torch.stack([gram.diagonal() for gram in side]) for side in sides]
         projections = [_Projection(side, part, ones) for side, part in zip(sides, diagonals, strict=True)]
         # Used by all blocks: to get as much memory anew for each would take longer than to fill it.
@@ -66,13 +68,14 @@ def hsic_terms(
             ]
             first, second = written[0], written[-1]
             cross += (_taken(first, row_index) @ _taken(second, column_index).T).double()
-            if folded:
+            if both:
                 cross += (_taken(second, row_index) @ _taken(first, column_index).T).double()
             own += torch.stack([torch.dot(a, b) for a, b in zip(first, second, strict=True)]).double()
-            for index in folded if unbiased else ():
+            for index in unknown if unbiased else ():
                 # Of normal noise, of which the folds differ by that of both, e^4 is a twelfth of the fourth power.
-                spread[index] += torch.linalg.vector_norm(first[index] - second[index], 4).double() ** 4 / 12
-    if folded:
+                squares = (first[index] - second[index]).square_()
+                spread[index] += torch.dot(squares, squares).double() / 12
+    if both:
         cross /= 2
     return HsicTerms(cross, own, spread.sqrt(), (diagonals[0] + diagonals[-1]) / 2, ones.dtype)
 
@@ -106,10 +109,8 @@ class _Projection:
     def subtract(self, blocks: Tensor, rows: range) -> None:
         """From rows of the Grams (D, rows, M - start), from the diagonal on."""
         here, beyond = slice(rows.start, rows.stop), slice(rows.start, None)
-        ones = self.ones.expand_as(self.parts)
-        left = torch.stack([self.parts[:, here], ones[:, here]], dim=2)
-        right = torch.stack([ones[:, beyond], self.parts[:, beyond]], dim=1)
-        blocks.baddbmm_(left, right, alpha=-1)
+        blocks.addcmul_(self.parts[:, here, None], self.ones[beyond], value=-1)
+        blocks.addcmul_(self.ones[here, None], self.parts[:, None, beyond], value=-1)
         blocks.diagonal(dim1=1, dim2=2).zero_()
 
 

@@ -61,12 +61,13 @@ def centered_kernel_alignment_matrix(
     row_index = [position[id(sketch)] for sketch in rows]
     column_index = [position[id(sketch)] for sketch in columns]
     terms = hsic_terms(distinct, row_index, column_index, unbiased=estimator == "unbiased")
-    own, noise = terms.own.tolist(), [0.0] * len(distinct)
+    own, spread, noise = terms.own.tolist(), terms.spread.tolist(), [0.0] * len(distinct)
     for index, (sketch, diagonal) in enumerate(zip(distinct, terms.diagonals, strict=True)):
         if estimator == "unbiased" and sketch.problem() is None:
-            noise[index] = fold_noise(sketch, own[index], float(terms.spread[index]), diagonal)
-            found = self_problem(sketch, own[index], noise[index], diagonal, terms.dtype)
-            sketch.known_cka_problem = (found,)
+            if sketch.known_cka_problem is None:
+                error = fold_noise(sketch, own[index], spread[index], diagonal)
+                sketch.known_cka_problem = self_problem(sketch, own[index], error, diagonal, terms.dtype), error
+            noise[index] = sketch.known_cka_problem[1]
         if sketch.cka_problem(estimator) is not None:
             own[index] = torch.nan
     norms = terms.own.new_tensor(own)

@@ -101,9 +101,11 @@ class Sketch:
     def forget(self) -> None:
         """Drop what was derived from the sums, which are about to change."""
         self._known_problem: tuple[str | None] | None = None
-        self.known_cka_problem: tuple[str | None] | None = None  #: found with its first unbiased CKA
+        #: found with its first unbiased CKA, and the noise of its self-term
+        self.known_cka_problem: tuple[str | None, float] | None = None
         self.scale = 1.0  #: the largest entry of the centred data, known with the problem
         self.raw_share = 1.0  #: norm of the data as they came next to the centred, likewise
+        self._constant: tuple[Tensor | None] | None = None  # columns, if there are any
         self._occupied: Tensor | None = None
         self._kept: tuple[Tensor | None, tuple[Gram, Gram]] | None = None
 
@@ -137,7 +139,7 @@ class Sketch:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self._known_problem = self.known_cka_problem = self._kept = None
+        self._known_problem = self.known_cka_problem = self._kept = self._constant = None
         if isinstance(sample_ids, Tensor):
             sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():
@@ -335,13 +337,16 @@ class Sketch:
             sums, ones = sums[:, buckets], ones[buckets]
         dtype = dtype or self.dtype
         centered = torch.addcmul(sums.to(dtype), ones[:, None].to(dtype), means[:, None, :].to(dtype), value=-1)
-        spread = torch.linalg.vector_norm(centered, torch.inf, dim=1)
-        # Of a fold, all columns have the rounding of the columns in it, also where those have cancelled.
-        sizes = means.square().mean(1, keepdim=True).sqrt() if self.is_folded else means.abs()
-        rounding = _ROUNDING * torch.finfo(self.dtype).eps * ones.abs().amax() * sizes
-        constant = (spread <= rounding) & spread.isfinite()
-        if bool(constant.any()):
-            centered.masked_fill_(constant[:, None], 0)
+        if self._constant is None:
+            spread = torch.maximum(centered.amax(1), -centered.amin(1))
+            # Of a fold, all columns have the rounding of the columns in it, also where those have cancelled.
+            sizes = means.square().mean(1, keepdim=True).sqrt() if self.is_folded else means.abs()
+            rounding = _ROUNDING * torch.finfo(self.dtype).eps * ones.abs().amax() * sizes
+            constant = (spread <= rounding) & spread.isfinite()
+            self._constant = (constant if bool(constant.any()) else None,)
+            self.scale = float(spread.masked_fill(constant, 0).max())
+        if self._constant[0] is not None:
+            centered.masked_fill_(self._constant[0][:, None], 0)
         return centered, ones
 
     def uncentered(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -450,7 +455,6 @@ class Sketch:
             return _CONSTANT if bool(trace <= max(rounding**2, 1e-14) * uncentered) else None
         centered, ones = self.centered()
         means = self._sums["feature_sums"] / self.count
-        self.scale = float(torch.linalg.vector_norm(centered, torch.inf))
         if not math.isfinite(self.scale):
             if bool(means.isfinite().all()):  # they are summed in float64
                 return _TOO_LARGE
@@ -466,8 +470,11 @@ class Sketch:
                 f"{str(self.dtype).removeprefix('torch.')} cannot tell from none; subtract the mean first, or sum in "
                 "float64"
             )
+        size = torch.linalg.vector_norm(centered)
+        if not 1e-15 < float(size) < 1e15:  # squares of float32 may be out of its range
+            size = torch.linalg.vector_norm(centered, dtype=torch.float64)
         largest = torch.linalg.vector_norm(means) * torch.linalg.vector_norm(ones, dtype=torch.float64)
-        self.raw_share = math.hypot(1, float(largest) / self.scale / float((centered / self.scale).norm()))
+        self.raw_share = math.hypot(1, float(largest / size))
         return None
 
     def state_dict(self) -> dict[str, Any]:

@@ -157,6 +157,20 @@ def test_transport_map_similarities():
     assert float(transport_map_matrix([one], [two])) == pytest.approx(cka, abs=1e-9)
 
 
+@pytest.mark.parametrize("mean", [100.0, 1000.0])
+def test_transport_map_leaves_out_what_rounding_adds(mean):
+    draw = torch.Generator().manual_seed(0)
+    low, other, *gradients = (torch.randn(200, 4, generator=draw) @ torch.randn(4, 40, generator=draw) for _ in "1234")
+    values = []
+    for offset in (0.0, mean):
+        pairs = [
+            tuple(sketched(z, num_buckets=256) for z in pair)
+            for pair in ((low + offset, gradients[0]), (low + 0.3 * other + offset, gradients[1]))
+        ]
+        values.append(transport_map_matrix(pairs[:1], pairs[1:]).item())
+    assert values[1] == pytest.approx(values[0], abs=1e-3)
+
+
 def with_spectrum(samples, eigenvalues, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(samples, len(eigenvalues), generator=generator, dtype=torch.float64)
