@@ -28,7 +28,11 @@ from lightning_sim.probe import Snapshot, call_network, isolated_random_state, p
 from lightning_sim.probe.fisher import FISHER_MEASURES, FisherMeasures
 from lightning_sim.probe.gradients import logits_problem
 
-__all__ = ["Comparing"]
+__all__ = ["Comparing", "OtherComparisonError"]
+
+
+class OtherComparisonError(ValueError):
+    """What was measured before cannot be continued, because it compared something else."""
 
 
 class Comparing:
@@ -37,6 +41,7 @@ class Comparing:
     def __init__(self, settings: Settings, trainer: Trainer, network: LightningModule) -> None:
         require_whole_weights(trainer)
         self.settings = settings
+        self.parties = (trainer, network)
         self.measures = settings.measures
         if settings.forward is call_network and not is_overridden("forward", network):
             raise ValueError(
@@ -216,7 +221,7 @@ class Comparing:
         changed = {key: value for key, value in self._identity().items() if before.get(key) != value}
         if changed:
             differences = "; ".join(f"{key}: was {before.get(key)}, is {value}" for key, value in changed.items())
-            raise ValueError(
+            raise OtherComparisonError(
                 f"the checkpoint was monitored with other settings, so its record cannot be continued ({differences}). "
                 "Resume with the same settings, or give the monitor another name"
             )
