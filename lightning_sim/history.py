@@ -347,14 +347,14 @@ def read_history(path: Path | str, *, source: str | None = None, name: str = "si
     well, a CSV file does not: there the reference layers are unknown.
 
     Args:
-        path: A run's directory, its ``similarity`` directory, or one of the files: ``record.jsonl``, an event
-            file, ``metrics.csv``, ``run-*.wandb``.
+        path: A run's directory, its ``similarity`` directory (`SimilarityMonitor.directory`), or one of the files:
+            ``record.jsonl``, an event file, ``metrics.csv``, ``run-*.wandb``.
         source: ``"record"``, ``"tensorboard"``, ``"csv"`` or ``"wandb"`` to insist on one of them.
         name: The monitor's `name`. A logger with a prefix of its own calls it ``<prefix>-similarity``.
 
     Raises:
         FileNotFoundError: If nothing readable lies there; directories below that hold runs are named.
-        ValueError: If a file is damaged, or several offline W&B runs lie there.
+        ValueError: If a file is damaged, or several records or offline W&B runs lie there; it names them.
         ModuleNotFoundError: If the package that reads the source is not installed.
     """
     from lightning_sim.loggers.reading import read_run

@@ -1,10 +1,10 @@
 """Where a run's record lies: a directory of its own, which no other run, and no other process, writes to.
 
-The directory belongs to the run whose id stands in the record's first line. It is claimed by making the record, in which
-of several processes one succeeds; while its writer lives the record is locked, and the lock ends with the process,
-however that ends. If a directory is taken, the next free one of ``<name>-1``, ``<name>-2``, ... is claimed. Where files
-have no locks, a writer whose record was replaced by another process sees so at its next measurement, and writes all of
-it to a new place.
+The directory belongs to the run whose id stands in the record's first line. It is claimed by making the record, in
+which one of several processes succeeds; while its writer lives the record is locked, and the lock ends with the
+process, however that ends. If a directory is taken, the next free one of ``<name>-1``, ``<name>-2``, ... is claimed.
+Where files have no locks, a writer whose record was replaced by another process notices at its next measurement, and
+writes all of it to a new place.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import sys
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityMonitor
@@ -47,7 +48,7 @@ def main(root, devices, num_samples, epochs, kind="plain"):
         strategy="ddp_spawn" if kind == "spawn" else "ddp",
         callbacks=[monitor, memory],
         default_root_dir=root,
-        logger=False,
+        logger=WandbLogger(save_dir=root, offline=True) if kind == "wandb" else False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -58,7 +59,8 @@ def main(root, devices, num_samples, epochs, kind="plain"):
         print(json.dumps({"world": trainer.world_size}))
         return
     trainer.save_checkpoint(f"{root}/trained.ckpt", weights_only=True)
-    mine = {"keys": sorted(trainer.callback_metrics), "memory": memory.sizes}
+    directory = None if monitor.directory is None else str(monitor.directory)
+    mine = {"directory": directory, "keys": sorted(trainer.callback_metrics), "memory": memory.sizes}
     ranks = [None] * trainer.world_size
     torch.distributed.all_gather_object(ranks, mine)
     if trainer.is_global_zero:

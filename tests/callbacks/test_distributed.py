@@ -70,6 +70,16 @@ def test_ranks_together_measure_what_the_definition_says(tmp_path, devices, num_
     assert_measured(tmp_path, num_samples)
 
 
+def test_only_rank_zero_writes_to_a_wandb_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = launch(tmp_path, 2, 20, kind="wandb")
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    directory = tmp_path / "lightning_logs" / run.name.rpartition("-")[2] / "similarity"
+    assert [rank["directory"] for rank in result["ranks"]] == [str(directory), None]
+    assert list(tmp_path.rglob("record*.jsonl")) == [directory / "record.jsonl"]
+    assert read_history(directory).to_records() == result["records"]
+
+
 def test_spawned_processes_measure_the_same(tmp_path):
     assert launch(tmp_path, 2, 101, kind="spawn")["world"] == 2
     assert_measured(tmp_path, 101)

@@ -1,11 +1,9 @@
 """A run writes to a directory of its own, whatever others do at the same time, and says where that is."""
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
+import uuid
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,57 +12,56 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityMonitor, read_history
 from lightning_sim.callbacks.run_directory import directory_of
 from lightning_sim.sketch import load_sketches
+from tests.callbacks.recorded import train
 from tests.callbacks.training import digits, fit, new_network
+from tests.processes import Process
 
 QUICK = {"layers": "net.0", "measures": ("cka", "jsd"), "num_samples": 40}
 
 
-def started(root, kind="none", epochs=7, checkpoint=()):
-    command = [sys.executable, "-m", "tests.callbacks.recorded_script", str(root), kind, str(epochs), *checkpoint]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "WANDB_SILENT": "true"}
-    environment |= {f"WANDB_{name}_DIR": str(root / name) for name in ("CACHE", "CONFIG", "DATA")}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+class Training:
+    """A monitored training in a process of its own, that makes an epoch when it is told to."""
 
+    def __init__(self, root, kind="none", epochs=7, ckpt_path=None):
+        self.checkpoints = root / f"checkpoints {uuid.uuid4()}"
+        self.process = Process(train, root, kind, epochs, self.checkpoints, ckpt_path)
+        assert self.process.hear() == "ready"
 
-def until_ready(process):
-    for line in process.stdout:
-        if line == "ready\n":
-            return
-    raise AssertionError("it ended before it was ready")
+    def epochs(self, count):
+        for _ in range(count):
+            assert self.process.ask() == "ready"
 
+    def result(self):
+        """Where it wrote, and what it measured, when it is through."""
+        while (heard := self.process.ask()) == "ready":
+            pass
+        self.process.finish()
+        return heard
 
-def go_on(process, epochs=1):
-    for _ in range(epochs):
-        process.stdin.write("\n")
-        process.stdin.flush()
-
-
-def result(process):
-    out, _ = process.communicate("\n" * 20, timeout=200)
-    assert process.returncode == 0
-    return json.loads(out.splitlines()[-1])
-
-
-def checkpoints(root, process):
-    return sorted((root / str(process.pid)).iterdir())
+    def checkpoint(self, epoch):
+        return self.checkpoints / f"epoch={epoch}.ckpt"
 
 
 @pytest.mark.parametrize("kind", ["none", "wandb"])
-def test_trainers_started_together_keep_all_they_measured(tmp_path, kind):
-    processes = [started(tmp_path, kind) for _ in range(2)]
-    for process in processes:
-        until_ready(process)
-    found = [result(process) for process in processes]
-    assert len({run["directory"] for run in found}) == 2
-    for run in found:
-        assert read_history(run["directory"]).to_records() == run["records"]
-        assert {row["epoch"] for row in run["records"]} == set(range(7))
-        sketches = sorted(Path(run["directory"], "sketches").iterdir(), key=lambda path: load_sketches(path).epoch)
+def test_trainings_at_the_same_time_keep_all_they_measured(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    together = [Training(tmp_path, kind) for _ in range(2)]
+    for _ in range(6):
+        for training in together:
+            training.process.pipe.send(None)  # both at once
+        for training in together:
+            assert training.process.hear() == "ready"
+    found = [training.result() for training in together]
+    assert len({directory for directory, _ in found}) == 2
+    for directory, records in found:
+        assert read_history(directory).to_records() == records
+        assert {row["epoch"] for row in records} == set(range(7))
+        sketches = sorted((directory / "sketches").iterdir(), key=lambda path: load_sketches(path).epoch)
         assert [path.name for path in sketches] == [f"epoch={n}-step={6 * n + 5}.safetensors" for n in range(7)]
     assert not set(tmp_path.rglob("*.tmp"))
     if kind == "none":
@@ -72,62 +69,52 @@ def test_trainers_started_together_keep_all_they_measured(tmp_path, kind):
             read_history(tmp_path)
 
 
-def test_two_trainings_and_the_first_of_them_resumed(tmp_path):
-    first, second = started(tmp_path, epochs=2), None
-    a = result(first)
-    second = started(tmp_path, epochs=3)
-    b = result(second)
-    resumed = result(started(tmp_path, epochs=4, checkpoint=[str(checkpoints(tmp_path, first)[-1])]))
-    assert resumed["directory"] == a["directory"] == str(tmp_path / "similarity")
-    assert b["directory"] == str(tmp_path / "similarity-1")
-    assert read_history(b["directory"]).to_records() == b["records"]
-    records = read_history(a["directory"]).to_records()
-    assert records == resumed["records"]
-    assert records[: len(a["records"])] == a["records"]
+def test_two_trainings_and_both_of_them_resumed(tmp_path):
+    first = Training(tmp_path, epochs=2)
+    before = [first.result()]
+    second = Training(tmp_path, epochs=3)
+    before.append(second.result())
+    resumed = [
+        Training(tmp_path, epochs=4, ckpt_path=training.checkpoint(epoch)).result()
+        for training, epoch in ((first, 1), (second, 2))
+    ]
+    for name, (former, records), (directory, more) in zip(("similarity", "similarity-1"), before, resumed, strict=True):
+        assert former == directory == tmp_path / name
+        assert more[: len(records)] == records
+        assert read_history(directory).to_records() == more
+        assert {row["epoch"] for row in more} == set(range(4))
     assert not list(tmp_path.rglob("record-*.jsonl"))
-    resumed = result(started(tmp_path, epochs=4, checkpoint=[str(checkpoints(tmp_path, second)[-1])]))
-    assert resumed["directory"] == b["directory"]
     assert len(list(tmp_path.rglob("*.safetensors"))) == 8
 
 
-def test_one_run_resumed_twice_at_once_and_once_more_after_a_kill(tmp_path):
-    first = started(tmp_path, epochs=7)
-    until_ready(first)
-    go_on(first, epochs=3)
-    for _ in range(3):
-        until_ready(first)
-    first.kill()  # before the fourth epoch: three measurements
-    first.communicate()
-    path = tmp_path / "similarity" / "record.jsonl"
-    assert read_history(path).epochs == [0, 1, 2]
-    early = str(checkpoints(tmp_path, first)[0])
-    both = [started(tmp_path, epochs=3, checkpoint=[early]) for _ in range(2)]
-    for process in both:
-        until_ready(process)
-    found = [result(process) for process in both]
-    assert {run["directory"] for run in found} == {str(tmp_path / name) for name in ("similarity", "similarity-1")}
-    for run in found:
-        assert read_history(run["directory"]).to_records() == run["records"]
-        assert {row["epoch"] for row in run["records"]} == {0, 1, 2}
-    kept = read_history(tmp_path / "similarity" / "record-1.jsonl")  # of the killed process, which came further
-    assert kept.epochs == [0, 1, 2]
-    again = result(started(tmp_path, epochs=4, checkpoint=[str(checkpoints(tmp_path, both[1])[-1])]))
-    assert again["directory"] == found[1]["directory"]
+def test_a_killed_run_resumed_twice_at_once_and_once_more(tmp_path):
+    killed = Training(tmp_path)
+    killed.epochs(3)
+    killed.process.kill()
+    assert read_history(tmp_path).epochs == [0, 1, 2]
+    records = read_history(tmp_path).to_records()
+    both = [Training(tmp_path, epochs=3, ckpt_path=killed.checkpoint(0)) for _ in range(2)]
+    found = [training.result() for training in both]
+    assert {directory for directory, _ in found} == {tmp_path / "similarity", tmp_path / "similarity-1"}
+    for directory, more in found:
+        assert read_history(directory).to_records() == more
+        assert {row["epoch"] for row in more} == {0, 1, 2}
+    assert read_history(tmp_path / "similarity" / "record-1.jsonl").to_records() == records
+    again, _ = Training(tmp_path, epochs=4, ckpt_path=both[1].checkpoint(2)).result()
+    assert again == found[1][0]
 
 
 def test_a_run_killed_while_it_writes_continues_its_record(tmp_path):
-    process = started(tmp_path, epochs=9)
-    until_ready(process)
-    process.send_signal(signal.SIGSTOP)
-    process.send_signal(signal.SIGCONT)
-    go_on(process, epochs=9)
-    while len(list(tmp_path.rglob("*.safetensors"))) < 3:
-        assert process.poll() is None
-    process.kill()
-    process.communicate()
-    resumed = result(started(tmp_path, epochs=9, checkpoint=[str(checkpoints(tmp_path, process)[0])]))
-    assert resumed["directory"] == str(tmp_path / "similarity")
-    assert {row["epoch"] for row in read_history(tmp_path).to_records()} == set(range(9))
+    killed = Training(tmp_path)
+    killed.epochs(2)
+    killed.process.pipe.send(None)
+    while len(list(tmp_path.rglob("*.tmp"))) + len(list(tmp_path.rglob("*.safetensors"))) < 3:
+        pass
+    killed.process.kill()
+    directory, records = Training(tmp_path, epochs=5, ckpt_path=killed.checkpoint(1)).result()
+    assert directory == tmp_path / "similarity"
+    assert read_history(tmp_path).to_records() == records
+    assert {row["epoch"] for row in records} == set(range(5))
     assert not set(tmp_path.rglob("*.tmp"))
 
 
@@ -169,7 +156,7 @@ def test_the_directory_is_that_of_the_first_logger(tmp_path, logger, expected):
         assert Path(checkpoint._ModelCheckpoint__resolve_ckpt_dir(trainer)).parent == directory_of(trainer)
 
 
-def test_where_it_wrote_is_told_once_and_can_be_chosen(tmp_path, capfd, caplog):
+def test_where_it_wrote_is_told_once_and_can_be_chosen(tmp_path, caplog):
     monitors = [SimilarityMonitor(**QUICK, directory=tmp_path / "mine") for _ in range(2)]
     assert monitors[0].directory is None
     told = []
@@ -188,26 +175,31 @@ def test_where_it_wrote_is_told_once_and_can_be_chosen(tmp_path, capfd, caplog):
 
 @pytest.mark.parametrize("kind", ["removed", "full disk"])
 def test_what_could_not_be_written_is_written_later(tmp_path, monkeypatch, kind):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
     class Disturb(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if kind == "removed" and trainer.current_epoch == 2:
                 shutil.rmtree(tmp_path / "similarity")
             elif kind == "full disk" and trainer.current_epoch == 1:
-                monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+                monkeypatch.setattr(os, "write", full)
             elif trainer.current_epoch == 3:
                 monkeypatch.undo()
 
     monitor = SimilarityMonitor(**QUICK)
-    expected = pytest.warns(UserWarning, match="No space left") if kind == "full disk" else pytest.MonkeyPatch.context()
-    with expected as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         fit([monitor, Disturb()], root=tmp_path, epochs=4)
-    if kind == "full disk":
-        assert len([warning for warning in caught if "No space left" in str(warning.message)]) == 1
+    about = [warning for warning in caught if "could not be written" in str(warning.message)]
+    assert len(about) == (kind == "full disk")
     assert read_history(monitor.directory).to_records() == monitor.history.to_records()
     assert monitor.history.epochs == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "...", "a/b", "..\\b", "C:\\x", "C:x", "a\0b", "a\nb", " ", "record.jsonl", 3])
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "...", "a/b", "..\\b", "C:\\x", "C:x", "a\0b", "a\nb", " ", "record.jsonl", 3]
+)
 def test_names_that_are_no_directory_of_its_own_are_refused(name):
     with pytest.raises(ValueError, match="`name` must"):
         SimilarityMonitor(name=name)
@@ -220,8 +212,6 @@ def test_what_is_no_directory_is_refused(directory):
 
 
 def loaders(start=300):
-    from torch.utils.data import DataLoader
-
     return DataLoader(digits(0, 100), batch_size=50), DataLoader(digits(start, start + 40), batch_size=40)
 
 
@@ -277,10 +267,6 @@ def test_a_fit_of_something_else_begins_anew(tmp_path, what):
 def test_a_monitor_added_on_resume_says_what_init_is(tmp_path):
     trainer, network = fit(root=tmp_path, epochs=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-
-    class Keep(Callback):
-        def on_train_start(self, trainer, pl_module):
-            pass
 
     monitor = SimilarityMonitor(**QUICK)
     with pytest.warns(UserWarning, match=r'"init" is the network as it is now, at step 6') as caught:

@@ -12,6 +12,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.history import SimilarityHistory, read_history
 from lightning_sim.loggers import places
 from lightning_sim.loggers.record import RecordWriter, read_record
+from tests.processes import Process
 
 from .runs import HOSTILE, example_history, files_below
 
@@ -32,6 +34,11 @@ def written(directory: Path, history: SimilarityHistory) -> Path:
         writer.append(measurement)
     writer.close()
     return writer.path
+
+
+def id_of(path: Path) -> str:
+    found: str = json.loads(path.read_bytes().splitlines()[0])["run_id"]
+    return found
 
 
 def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
@@ -128,8 +135,7 @@ def test_a_killed_process_leaves_a_record_that_reads_and_continues(tmp_path: Pat
     for measurement in history.measurements:
         assert measurement.values["jsd"] == measurement.epoch
         assert (measurement.matrices[0].values == measurement.epoch).all()
-    run_id = json.loads(path.read_bytes().splitlines()[0])["run_id"]
-    resumed = RecordWriter(tmp_path, {"run": "killed"}, history.measurements[:5], run_id)
+    resumed = RecordWriter(tmp_path, {"run": "killed"}, history.measurements[:5], id_of(path))
     resumed.append(Measurement(5, 55, {"jsd": 0.5}))
     assert [m.step for m in read_record(path).measurements] == [0, 1, 2, 3, 4, 55]
     assert read_record(tmp_path / "record-1.jsonl") == history
@@ -169,7 +175,7 @@ def test_a_half_written_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
     with writer.path.open("ab") as file:
         file.write(b'{"kind":"matrix","values":[' + b"1," * 10_000)
     writer.append(history.measurements[1])
-    first, _, rest = writer.path.read_bytes().partition(b"\n")
+    rest = writer.path.read_bytes().partition(b"\n")[2]
     expected = SimilarityHistory(history.metadata, history.measurements[:2])
     assert rest == written(tmp_path / "clean", expected).read_bytes().partition(b"\n")[2]
 
@@ -191,82 +197,58 @@ def test_two_writers_on_one_path_lose_nothing(tmp_path: Path) -> None:
     assert [m.epoch for m in read_record(b.path).measurements] == [3]
 
 
-APPENDING = textwrap.dedent(
-    """
-    import sys, time
-    from lightning_sim._measurement import Measurement
-    from lightning_sim.loggers.record import RecordWriter
-    directory, which, run_id, count = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None, int(sys.argv[4])
-    sys.stdin.readline()
+def appending(pipe: Any, directory: Path, which: int, run_id: str | None = None) -> None:
+    """What a process does: it says where it has written, and appends as often as it is asked to."""
     writer = RecordWriter(directory, {"run": str(which)}, [], run_id)
-    for number in range(count):
+    for number, _ in enumerate(iter(pipe.recv, "close")):
         writer.append(Measurement(number, number, {"jsd": number, "which": which}))
-        if sys.argv[5] == "wait":
-            print(writer.path, flush=True)
-            sys.stdin.readline()
+        pipe.send(writer.path)
     writer.close()
-    """
-)
-
-
-def appending(directory: Path, which: int, run_id: str = "", count: int = 40, wait: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", APPENDING, str(directory), str(which), run_id, str(count), wait]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def step(process: subprocess.Popen[str]) -> str:
-    """Let it append once more; where."""
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return process.stdout.readline().strip()
 
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_processes_that_start_at_once_lose_nothing(tmp_path: Path, resumed: bool) -> None:
-    directory, run_id = tmp_path / "similarity", ""
+    directory, run_id = tmp_path / "similarity", None
     if resumed:
         former = RecordWriter(directory, {"run": "former"})
         former.append(Measurement(7, 7, {"jsd": 0.5}))
         former.close()
         run_id = former.run_id
-    processes = [appending(directory, which, run_id) for which in range(4)]
+    processes = [Process(appending, directory, which, run_id) for which in range(4)]
     for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
+        for message in ("go",) * 40 + ("close",):
+            process.pipe.send(message)
     for process in processes:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+        process.finish()
     found = [read_record(path) for path in sorted(tmp_path.rglob("record*.jsonl"))]
-    assert sorted(history.run for history in found) == ["0", "1", "2", "3"] + ["former"] * resumed
+    assert sorted(str(history.run) for history in found) == ["0", "1", "2", "3"] + ["former"] * resumed
     for history in found:
         assert history.epochs == ([7] if history.run == "former" else list(range(40)))
         if history.run != "former":
-            assert {m.values["which"] for m in history.measurements} == {float(history.run)}
+            assert {m.values["which"] for m in history.measurements} == {float(str(history.run))}
     assert (directory / "record-1.jsonl").is_file() == resumed
     assert not [path for path in files_below(tmp_path) if not path.name.startswith("record")]
 
 
 def test_appends_of_two_processes_in_turn(tmp_path: Path) -> None:
-    a, b = (appending(tmp_path / "similarity", which, wait="wait") for which in range(2))
-    places = [step(process) for process in (a, a, a, b, a, b, b, a)]
+    a, b = (Process(appending, tmp_path / "similarity", which) for which in range(2))
+    places = [process.ask("go") for process in (a, a, a, b, a, b, b, a)]
     assert len(set(places)) == 2
     for process in (a, b):
         process.kill()
-        process.communicate()
     assert sorted(len(read_record(place)) for place in set(places)) == [3, 5]
 
 
 def test_a_living_writer_is_not_superseded_and_a_killed_one_does_not_block(tmp_path: Path) -> None:
     directory = tmp_path / "similarity"
-    first = appending(directory, 0, wait="wait")
-    path = Path([step(first) for _ in range(3)][-1])
-    run_id = json.loads(path.read_bytes().splitlines()[0])["run_id"]
-    second = appending(directory, 1, run_id, wait="wait")
-    assert step(second) == str(tmp_path / "similarity-1" / "record.jsonl")
-    assert step(first) == str(path)
+    first = Process(appending, directory, 0)
+    path = [first.ask("go") for _ in range(3)][-1]
+    run_id = id_of(path)
+    second = Process(appending, directory, 1, run_id)
+    assert second.ask("go") == tmp_path / "similarity-1" / "record.jsonl"
+    assert first.ask("go") == path
     for process in (first, second):
         process.kill()
-        process.communicate()
     third = RecordWriter(directory, {"run": "2"}, read_record(path).measurements, run_id)
     assert third.claim() == directory
     assert third.run_id == run_id
@@ -295,9 +277,9 @@ def test_processes_forked_from_a_writer_do_not_hold_its_record(tmp_path: Path) -
     try:
         time.sleep(0.3)  # the child's own first steps
         process.kill()
-        process.communicate()
-        run_id = json.loads((tmp_path / "record.jsonl").read_bytes().splitlines()[0])["run_id"]
-        assert RecordWriter(tmp_path, {}, [], run_id).claim() == tmp_path
+        process.wait()
+        process.stdout.close()
+        assert RecordWriter(tmp_path, {}, [], id_of(tmp_path / "record.jsonl")).claim() == tmp_path
     finally:
         os.kill(child, signal.SIGKILL)
 

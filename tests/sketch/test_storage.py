@@ -3,8 +3,6 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from safetensors.torch import load, save, save_file
 from lightning_sim.sketch import Sketch
 from lightning_sim.sketch.sketch_set import SketchSet
 from lightning_sim.sketch.storage import is_sketch_file, load_sketch, load_sketches, save_sketch, save_sketches
+from tests.processes import Process
 
 from .data import related, sketched
 
@@ -273,43 +272,29 @@ def test_an_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, step, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-STOPPED_WHILE_SAVING = """
-import os, sys, torch
-from lightning_sim.sketch import Sketch, save_sketch
+def stopped_while_saving(pipe, path):
+    def stop(descriptor):
+        pipe.send("saving")
+        pipe.recv()
 
-def stop(descriptor):
-    print("saving", flush=True)
-    sys.stdin.readline()
-
-os.fsync = stop
-sketch = Sketch(num_buckets=64, num_projections=8)
-sketch.update(torch.randn(9, 4), torch.arange(9))
-save_sketch(sketch, sys.argv[1])
-"""
+    os.fsync = stop
+    save_sketch(small(), path)
 
 
 def test_what_a_killed_save_left_is_removed_by_the_next_one_and_that_of_a_living_one_is_not(tmp_path):
-    path = tmp_path / "sketch.safetensors"
-    saving = [
-        subprocess.Popen(
-            [sys.executable, "-c", STOPPED_WHILE_SAVING, str(tmp_path / f"{name}.safetensors")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for name in ("killed", "living")
-    ]  # fmt: skip
-    assert [process.stdout.readline() for process in saving] == ["saving\n"] * 2
+    killed, living = (Process(stopped_while_saving, tmp_path / f"{name}.safetensors") for name in ("killed", "living"))
+    assert killed.hear() == living.hear() == "saving"
     left = set(tmp_path.iterdir())
     assert len(left) == 2
-    saving[0].kill()
-    saving[0].communicate()
+    killed.kill()
     assert set(tmp_path.iterdir()) == left
-    save_sketch(small(), path)
-    (living,) = left & set(tmp_path.iterdir())
-    assert set(tmp_path.iterdir()) == {living, path}
-    saving[1].communicate("\n")
-    assert saving[1].returncode == 0
-    assert load_sketch(tmp_path / "living.safetensors").count == 9
-    assert not living.exists()
+    path = small_file(tmp_path)
+    (kept,) = left & set(tmp_path.iterdir())
+    assert set(tmp_path.iterdir()) == {kept, path}
+    living.pipe.send("go on")
+    living.finish()
+    assert set(tmp_path.iterdir()) == {tmp_path / "living.safetensors", path}
+    assert load_sketch(tmp_path / "living.safetensors").count == 40
 
 
 @pytest.mark.parametrize(
