@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._arguments import described
+from lightning_sim._checkpoints import load_state_dict, require_checkpoint
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, SketchSet, load_sketches
 from lightning_sim.sketch.hashing import fingerprint
@@ -20,7 +20,6 @@ from lightning_sim.sketch.storage import is_sketch_file
 __all__ = ["Reference"]
 
 _MOVING = ("init", "previous")
-_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 
 
 class Reference:
@@ -64,13 +63,13 @@ class Reference:
             self.kind = source
         elif isinstance(source, str | Path):
             self.path, self.kind = Path(source), "checkpoint"
-            _require_checkpoint(self.path)
+            require_checkpoint(self.path)
             if self.path.suffix == ".safetensors" and is_sketch_file(self.path):
                 self.kind, self.saved = "sketches", load_sketches(self.path)
         else:
             raise ValueError(
                 '`reference` must be "init", "previous", the path of a checkpoint, an nn.Module or a Reference, '
-                f"got {type(source).__name__}"
+                f"got {described(source)}"
             )
 
     def __repr__(self) -> str:
@@ -108,7 +107,6 @@ class Reference:
         if self.path is None or self.saved is not None:
             return None
         return _fitted(load_state_dict(self.path), network, self.path)
-
 
     def snapshot(
         self,
@@ -153,48 +151,6 @@ class Reference:
         return Snapshot(sketches, logits, None, problems)
 
 
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint file, by name, without executing anything from the file.
-
-    Raises:
-        ValueError: when the file is damaged, holds code objects, or holds no state dict.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(map(str, list(state)[:10]))
-        raise ValueError(f"{path} holds no state dict of tensors, its keys are: {keys or 'none'}")
-    return tensors
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    # torch's message names the first object outside of its safe list, then advises how to execute it all the same.
-    reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-    return (
-        f"{path} was refused, because reading it would run code stored in it ({reason}). Only tensors and plain values "
-        "are read. If you trust the file, load it yourself and pass the network, or save its weights alone: "
-        "torch.save(network.state_dict(), 'reference.pt')"
-    )
-
-
 def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
     current = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     names = {_plain(name): name for name in current}
@@ -237,16 +193,6 @@ def _plain(name: str) -> str:
 
 def _some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
-
-
-def _require_checkpoint(path: Path) -> None:
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(
-            f"`reference` {str(path)!r} is neither \"init\" nor \"previous\" "
-            f"nor a file ending in {', '.join(_SUFFIXES)}"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"the reference checkpoint {path} does not exist")
 
 
 def _sha256(path: Path) -> str:
