@@ -40,7 +40,7 @@ def check_names(value: object, name: str, example: str) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
     expected = f"`{name}` must be one name or a list of names, such as {example}"
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
         raise ValueError(f"{expected}; got {described(value)}")
     names = list(value)
     for item in names:
@@ -54,7 +54,7 @@ def check_names(value: object, name: str, example: str) -> tuple[str, ...]:
 def check_callable(value: object, name: str, example: str) -> None:
     """Refuse what cannot be called; `example` shows how it would be."""
     if not callable(value):
-        raise ValueError(f"`{name}` must be a function, {example}; got {described(value)}")
+        raise ValueError(f"`{name}` must be a function, such as {example}; got {described(value)}")
 
 
 def described(value: object) -> str:

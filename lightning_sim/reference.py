@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from lightning_sim._arguments import described
 from lightning_sim._checkpoints import load_state_dict, require_checkpoint
@@ -61,7 +62,7 @@ class Reference:
             self.module, self.kind = source, "module"
         elif isinstance(source, str) and source in _MOVING:
             self.kind = source
-        elif isinstance(source, str | Path):
+        elif isinstance(source, str | Path) and str(source):
             self.path, self.kind = Path(source), "checkpoint"
             require_checkpoint(self.path)
             if self.path.suffix == ".safetensors" and is_sketch_file(self.path):
@@ -84,14 +85,21 @@ class Reference:
             FileNotFoundError: for a path that does not exist.
             ValueError: when the file is damaged, or no file of sketches; it names the field.
         """
+        if not isinstance(path, str | Path):
+            raise ValueError(f"`path` must be the path of a file of sketches, got {described(path)}")
         load_sketches(path)  # says why, where `Reference(path)` would take another file for a state dict
         return cls(path)
 
     def describe(self) -> dict[str, Any]:
-        """Kind, and path and content hash or class, as the record states them."""
+        """Kind, and path and content hash or class, as the record states them.
+
+        Raises:
+            ValueError: for a module whose parameters have no values yet.
+        """
         if self.path is not None:
             return {"kind": self.kind, "path": str(self.path), "sha256": _sha256(self.path)}
         if self.module is not None:
+            _require_values(self.module)
             return {"kind": self.kind, "class": type(self.module).__name__, "sha256": _sha256_of_weights(self.module)}
         return {"kind": self.kind}
 
@@ -193,6 +201,19 @@ def _plain(name: str) -> str:
 
 def _some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+
+
+def _require_values(module: nn.Module) -> None:
+    lacking = [
+        name
+        for name, value in (*module.named_parameters(), *module.named_buffers())
+        if value.is_meta or isinstance(value, UninitializedParameter | UninitializedBuffer)
+    ]
+    if lacking:
+        raise ValueError(
+            f"the reference {type(module).__name__} has no values for {_some(lacking)}: they are on the device meta or "
+            "of a lazy module; load its weights, or run it once, before training"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = summarize(histories)
         _print(rows, arguments.format)
         if arguments.out is not None:
-            arguments.out.write_text(report_page(histories), encoding="utf-8")
+            _write(arguments.out, report_page(histories))
             # Not among the numbers, which scripts read from the standard output.
             print(f"Wrote {arguments.out}", file=sys.stderr)
     except BrokenPipeError:  # of `| head`
@@ -35,6 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"lightning-sim: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"--out {path} cannot be written to: {error.strerror or error}") from error
 
 
 def _read(paths: Sequence[Path], monitor: str) -> dict[str, SimilarityHistory]:
