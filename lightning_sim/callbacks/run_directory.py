@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sim._arguments import check_text
 from lightning_sim._measurement import Measurement
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers.places import FILE_NAME
@@ -18,16 +19,17 @@ from lightning_sim.loggers.record import RecordWriter
 __all__ = ["RunDirectory", "checked_name", "directory_of"]
 
 
-def checked_name(name: Any) -> str:
+def checked_name(name: object) -> str:
     """The name of a monitor, if a directory can have it everywhere.
 
     Raises:
         ValueError: If it would lead elsewhere, or to the record of another monitor.
     """
-    if not isinstance(name, str) or not name.strip(". ") or not name.isprintable() or set(name) & set("/\\:"):
+    name = check_text(name, "name")
+    if not name.strip(". ") or not name.isprintable() or set(name) & set("/\\:"):
         raise ValueError(
-            "`name` must be a plain name, as it is also that of a directory: a str without / \\ : or control "
-            f'characters, like "teacher"; got {name!r}'
+            '`name` must be a plain name, such as "teacher": it is that of a directory, without / \\ : or control '
+            f"characters; got {name!r}"
         )
     if name == FILE_NAME:
         raise ValueError(f'`name` must not be that of the record, {FILE_NAME!r}; take "teacher", for instance')

@@ -13,12 +13,14 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_sim._arguments import check_integer
+from lightning_sim._checks import check_choice
 from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.callbacks.comparing import Comparing, OtherComparisonError
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of
 from lightning_sim.callbacks.saving import save_snapshot
-from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
+from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings, check_saving
 from lightning_sim.correlations import correlation_names, live_correlations
 from lightning_sim.figures import correlation_figure, matrix_figure
 from lightning_sim.history import SimilarityHistory
@@ -147,18 +149,15 @@ class SimilarityMonitor(Callback):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        if every_n_epochs < 1:
-            raise ValueError(f"`every_n_epochs` must be at least 1, got {every_n_epochs}")
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f'`on_error` must be "warn" or "raise", got {on_error!r}')
         if directory is not None and (not isinstance(directory, (str, Path)) or not str(directory)):
             raise ValueError(f"`directory` must be a path or None, got {directory!r}")
+        check_choice(on_error, "on_error", ("warn", "raise"))
         self.settings = Settings(
             reference=Reference(reference),
             probe=probe,
             layers=layers,
-            measures=tuple(measures),
-            representations=tuple(representations),
+            measures=measures,
+            representations=representations,
             num_samples=num_samples,
             num_buckets=num_buckets,
             num_projections=num_projections,
@@ -170,13 +169,9 @@ class SimilarityMonitor(Callback):
             sketch=sketch,
             pool=pool,
         )
-        if isinstance(save_sketches, int) and save_sketches < 0:
-            raise ValueError(f"`save_sketches` must be True, False or every how many measurements, got {save_sketches}")
         self.name = checked_name(name)
-        if save_sketches and sketch == "tang2020":
-            raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
-        self.save_sketches = int(save_sketches)
-        self.every_n_epochs = every_n_epochs
+        self.save_sketches = check_saving(save_sketches, sketch)
+        self.every_n_epochs = check_integer(every_n_epochs, "every_n_epochs", least=1)
         self.on_error = on_error
         self.history = SimilarityHistory({})
         self._comparing: Comparing | None = None
