@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lightning_sim._centering import center_columns, widen
 
-__all__ = ["Rows", "linear_kernel_rounding", "over_largest", "rows_of"]
+__all__ = ["Rows", "linear_kernel_rounding", "over_largest", "product_rounding", "rows_of"]
 
 
 class Rows(NamedTuple):
@@ -44,8 +45,17 @@ def linear_kernel_rounding(rows: Rows) -> Tensor:
 
     Independent errors e of the entries give $K_{ij}$ an error of variance $\sum_q x_{iq}^2 e_{jq}^2 + e_{iq}^2
     x_{jq}^2 + e_{iq}^2 e_{jq}^2$. Twice that allows for errors of more than one unit in the last place, as computed
-    features have. The product itself errs by some eps |x_i| |x_j|. Centring a kernel is a projection and adds nothing.
+    features have. Centring a kernel is a projection and adds nothing.
     """
     squares, errors = rows.values.detach().square(), rows.errors.square()
     carried = 4 * ((squares + errors).sum(0) @ errors.sum(0) - (squares * errors).sum())
-    return carried + (16 * torch.finfo(squares.dtype).eps * squares.sum()) ** 2
+    return carried + product_rounding(rows.values, squares.sum()) ** 2
+
+
+def product_rounding(values: Tensor, trace: Tensor) -> Tensor:
+    """The norm of what computing X X' of the features (n, p) in their dtype adds, of a kernel with this trace.
+
+    A sum of p products errs by about sqrt(p) eps |x_i| |x_j|: measured up to p = 4,000 for features of one sign, where
+    additions round alike most.
+    """
+    return 16 * math.sqrt(values.shape[1]) * torch.finfo(values.dtype).eps * trace

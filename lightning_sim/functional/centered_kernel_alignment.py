@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_choice, check_pair, warn_if_constant
+from lightning_sim._checks import check_choice, check_flag, check_pair, is_number, warn_if_constant
 from lightning_sim.functional._rounding import Rows, over_largest, rows_of
 from lightning_sim.functional.hsic import (
     Estimator,
@@ -101,8 +101,9 @@ def centered_kernel_alignment(
     check_choice(kernel, "kernel", ("linear", "rbf"))
     check_choice(estimator, "estimator", ("unbiased", "biased"))
     check_choice(bandwidth_rule, "bandwidth_rule", ("median", "median_squared"))
-    if not bandwidth > 0:
-        raise ValueError(f"`bandwidth` must be a positive fraction of the median distance, got {bandwidth}")
+    check_flag(center, "center")
+    if not (is_number(bandwidth) and bandwidth > 0):
+        raise ValueError(f"`bandwidth` must be a positive fraction of the median distance, got {bandwidth!r}")
     x, y = check_pair(x, y, minimum_rows=minimum_rows(estimator))
     # Centring changes neither HSIC_1 nor a distance, but keeps the digits that a large mean would take.
     centered = center or estimator == "unbiased" or kernel == "rbf"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim._checks import check_flag, check_pair, warn_if_constant
 from lightning_sim.functional._rounding import linear_kernel_rounding, over_largest, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import kernel_hsic_terms
@@ -61,6 +61,7 @@ def deconfounded_centered_kernel_alignment(
         >>> print(f"{similarity.deconfounded_centered_kernel_alignment(x, y, inputs):.2f}")
         0.18
     """
+    check_flag(project_psd, "project_psd")
     x, y = check_pair(x, y)
     _, inputs = check_pair(x, inputs, names=("x", "inputs"))
     a, b, confounder = (over_largest([rows_of(z)])[0] for z in (x, y, inputs))

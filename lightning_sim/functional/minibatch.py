@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import center_columns
-from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim._checks import check_integer, check_pair, warn_if_constant
 from lightning_sim.functional._rounding import over_largest, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import HsicTerms, linear_hsic_terms
@@ -54,8 +54,7 @@ def minibatch_centered_kernel_alignment(x: Tensor, y: Tensor, *, batch_size: int
         >>> minibatch_centered_kernel_alignment(x, 2 * x.flip(1) + 1, batch_size=20)
         tensor(1.)
     """
-    if batch_size < 4:
-        raise ValueError(f"`batch_size` must be at least 4 for the unbiased estimator, got {batch_size}")
+    batch_size = check_integer(batch_size, "batch_size", 4)  # the samples that HSIC_1 needs
     x, y = check_pair(x, y, minimum_rows=4)
     if warn_if_constant(center_columns(x), center_columns(y)):
         return x.new_tensor(torch.nan)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_choice, check_pair
-from lightning_sim.functional._rounding import Rows, over_largest, rows_of
+from lightning_sim._checks import check_choice, check_flag, check_pair
+from lightning_sim.functional._rounding import Rows, over_largest, product_rounding, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import Estimator, center_kernel, kernel_hsic_terms, minimum_rows
 from lightning_sim.functional.normalized_bures_similarity import bures_ratio
@@ -72,6 +72,7 @@ def product_kernel_similarity(
     """
     check_choice(measure, "measure", ("cka", "nbs"))
     check_choice(estimator, "estimator", ("unbiased", "biased"))
+    check_flag(center_factors, "center_factors")
     names = ("features_x", "gradients_x", "features_y", "gradients_y")
     sides = ("`features_x` times `gradients_x`", "`features_y` times `gradients_y`")
     rows = 2 if measure == "nbs" else minimum_rows(estimator)
@@ -102,7 +103,7 @@ class _ProductKernel(NamedTuple):
     def of(cls, features: Rows, gradients: Rows) -> _ProductKernel:
         kernel = (features.values @ features.values.T) * (gradients.values @ gradients.values.T)
         trace, mean = kernel.detach().diagonal().sum(), kernel.detach().mean()
-        computed = 16 * torch.finfo(kernel.dtype).eps * trace
+        computed = product_rounding(features.values, trace) + product_rounding(gradients.values, trace)
         # K is the linear kernel of the outer products z, whose errors are those of one factor times the other.
         variance = trace - len(kernel) * mean
         squared_errors = sum(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_pair
+from lightning_sim._checks import check_integer, check_pair
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import HsicTerms, covariance_rounding, sums_of_hsic_1
 from lightning_sim.metrics._pair_metric import State
@@ -36,9 +35,10 @@ class CentralMoments:
         """The sums for these widths, which must be given."""
         widths = (num_features_x, num_features_y)
         for name, width in zip(_SIDES, widths, strict=True):
-            if width is None or width < 1:
-                raise ValueError(f"`num_features_{name}` must be the number of columns of `{name}`, got {width}")
-        return cls(*cast(tuple[int, int], widths))
+            if width is None:
+                raise ValueError(f"`num_features_{name}` must be the number of columns of `{name}`, got None")
+        checked = (check_integer(width, f"num_features_{name}", 1) for name, width in zip(_SIDES, widths, strict=True))
+        return cls(*checked)
 
     def zeros(self) -> State:
         """p (p + 4) + 5 numbers."""
