@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,8 +51,12 @@ class SimilarityMonitor(Callback):
         layers: names and globs, ``"auto"`` (convolution, linear, embedding, recurrent and attention layers, or
             blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
-            ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured. By name also
-            how far this network must move for this dataset:
+            ``"rank_correlation"`` (outputs). All of these are the default, and of all of them, also with others named
+            beside them, those that the networks allow are measured. Of some of them, one that the networks do not allow
+            is refused: ``"wcka"`` where no chosen layers are linear ones that run one after the other, with nothing
+            between them but activations, dropout and flattening; the last three where an output is neither a tensor
+            (samples, classes), nor begins with one, nor has such ``logits``. By name also how far this network must
+            move for this dataset:
             ``"mean_embedding"`` (layers, of the network alone): the norm of the kernel mean embedding of every
             representation, and as ``mean_embedding_diagonal`` and ``mean_embedding_frobenius`` its normalised forms
             (:func:`lightning_sim.sketch.mean_embedding_norm`). It is logged on the way, without another pass.
@@ -171,10 +175,28 @@ class SimilarityMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Under which the state stands in checkpoints; Lightning refuses two monitors of one name by it."""
+        """Under which the state stands in checkpoints."""
         return self._generate_state_key(name=self.name)
 
-    def state_dict(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and history: what belongs to a running training does not go into a copy or another process."""
+        state = self.__dict__ | {"_comparing": None, "_record": None}
+        # Lightning gives every callback these two methods of the network.
+        return {key: value for key, value in state.items() if key not in ("log", "log_dict")}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse two monitors of one name, which would log and write under the same names."""
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, SimilarityMonitor)]  # type: ignore[attr-defined]
+        if sum(monitor.name == self.name for monitor in monitors) > 1:
+            raise ValueError(
+                f"two of the Trainer's monitors have the name {self.name!r}; give each its own, "
+                f'SimilarityMonitor(..., name="{self.name}_2") for instance'
+            )
+
+    # Not an override in Lightning's eyes, which would refuse two monitors of one name before `setup` can, and without
+    # saying what to do.
+    @wraps(Callback.state_dict, assigned=())
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Primitives and tensors: the history, and the reference where it could not be made again."""
         if self._comparing is None:
             return self._restored or {}
@@ -190,7 +212,7 @@ class SimilarityMonitor(Callback):
         with measuring_bar(trainer, self.name, self._comparing.num_batches()) as advance:
             self._comparing.start(trainer, pl_module, advance, (self._restored or {}).get("comparing"))
         directory = trainer.log_dir or trainer.default_root_dir
-        metadata = self._comparing.describe(trainer)
+        metadata = self._comparing.describe(trainer, self)
         if self._restored:
             self.history = SimilarityHistory.from_state(self._restored["history"])
             self.history.metadata.update(metadata)
