@@ -16,8 +16,9 @@ from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.callbacks.comparing import Comparing
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.saving import save_snapshot
+from lightning_sim.callbacks.schedule import measured_every, schedule_problem, unlogged_values
 from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
-from lightning_sim.correlations import correlation_names, live_correlations
+from lightning_sim.correlations import LEAST_POINTS, correlation_names, live_correlations
 from lightning_sim.figures import correlation_figure, matrix_figure
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
@@ -79,7 +80,9 @@ class SimilarityMonitor(Callback):
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A probe that leaves
             half of the buckets empty gets half of them and twice the projections, and so on: the same memory, exact for
             wider layers (:func:`lightning_sim.sketch.sizes_for`).
-        every_n_epochs: measure in every n-th epoch.
+        every_n_epochs: measure in every n-th epoch. Where there is a validation loop, only epochs with a validation are
+            measured: with ``Trainer(check_val_every_n_epoch=2)`` and ``every_n_epochs=3`` every sixth. Values that
+            EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
             of a tuple, or with the fitting keys of a mapping.
@@ -219,6 +222,7 @@ class SimilarityMonitor(Callback):
         else:
             self.history = SimilarityHistory(metadata)
         self._restored = None
+        self._check_schedule(trainer, self._comparing.names())
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._record = RecordWriter(Path(directory) / self.name, self.history.metadata)
             if len(self.history):
@@ -241,6 +245,23 @@ class SimilarityMonitor(Callback):
         """Give loggers that want it the whole history."""
         finish_loggers(trainer.loggers, self.history, self.name)
         self._writing(RecordWriter.close)
+        announced = any("nothing will be measured" in message for message in self._warned)
+        if not self.history.measurements and not announced and not getattr(trainer, "fast_dev_run", False):
+            period = measured_every(trainer, self.every_n_epochs)
+            self._warn(
+                f"nothing was measured: the training ended before an epoch that is a multiple of {period} was complete "
+                f"(every_n_epochs={self.every_n_epochs})"
+            )
+
+    def _check_schedule(self, trainer: Trainer, names: Sequence[str]) -> None:
+        """Warn of what will not be measured, and refuse what would end the training for that."""
+        late = max(0, LEAST_POINTS - 1 - len(self.history))
+        before = dict.fromkeys([*names, "seconds"], 0) | dict.fromkeys(correlation_names(names), late)
+        for warning in unlogged_values(trainer, self.name, self.every_n_epochs, before):
+            self._warn(warning)
+        surprise = schedule_problem(trainer, self.every_n_epochs)
+        if surprise is not None and not getattr(trainer, "fast_dev_run", False):
+            self._warn(surprise)
 
     def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Validation also runs outside of fit, where there is nothing to compare with.
