@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from lightning_sim.callbacks.comparing import Comparing, OtherComparisonError
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of
 from lightning_sim.callbacks.saving import save_snapshot
+from lightning_sim.callbacks.schedule import measured_every, schedule_problem, unlogged_values
 from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings, check_saving
-from lightning_sim.correlations import correlation_names, live_correlations
+from lightning_sim.correlations import LEAST_POINTS, correlation_names, live_correlations
 from lightning_sim.figures import correlation_figure, matrix_figure
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
@@ -66,8 +67,12 @@ class SimilarityMonitor(Callback):
         layers: names and globs, ``"auto"`` (convolution, linear, embedding, recurrent and attention layers, or
             blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
-            ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured. By name also
-            how far this network must move for this dataset:
+            ``"rank_correlation"`` (outputs). All of these are the default, and of all of them, also with others named
+            beside them, those that the networks allow are measured. Of some of them, one that the networks do not allow
+            is refused: ``"wcka"`` where no chosen layers are linear ones that run one after the other, with nothing
+            between them but activations, dropout and flattening; the last three where an output is neither a tensor
+            (samples, classes), nor begins with one, nor has such ``logits``. By name also how far this network must
+            move for this dataset:
             ``"mean_embedding"`` (layers, of the network alone): the norm of the kernel mean embedding of every
             representation, and as ``mean_embedding_diagonal`` and ``mean_embedding_frobenius`` its normalised forms
             (:func:`lightning_sim.sketch.mean_embedding_norm`). It is logged on the way, without another pass.
@@ -90,7 +95,9 @@ class SimilarityMonitor(Callback):
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A probe that leaves
             half of the buckets empty gets half of them and twice the projections, and so on: the same memory, exact for
             wider layers (:func:`lightning_sim.sketch.sizes_for`).
-        every_n_epochs: measure in every n-th epoch.
+        every_n_epochs: measure in every n-th epoch. Where there is a validation loop, only epochs with a validation are
+            measured: with ``Trainer(check_val_every_n_epoch=2)`` and ``every_n_epochs=3`` every sixth. Values that
+            EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
             of a tuple, or with the fitting keys of a mapping.
@@ -182,7 +189,7 @@ class SimilarityMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Under which the state stands in checkpoints; Lightning refuses two monitors of one name by it."""
+        """Under which the state stands in checkpoints."""
         return self._generate_state_key(name=self.name)
 
     @property
@@ -190,7 +197,25 @@ class SimilarityMonitor(Callback):
         """Where the record lies, for `read_history`; None before the first measurement and on ranks other than zero."""
         return None if self._directory is None else self._directory.path
 
-    def state_dict(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and history: what belongs to a running training does not go into a copy or another process."""
+        state = self.__dict__ | {"_comparing": None, "_directory": None}
+        # Lightning gives every callback these two methods of the network.
+        return {key: value for key, value in state.items() if key not in ("log", "log_dict")}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse two monitors of one name, which would log and write under the same names."""
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, SimilarityMonitor)]  # type: ignore[attr-defined]
+        if sum(monitor.name == self.name for monitor in monitors) > 1:
+            raise ValueError(
+                f"two of the Trainer's monitors have the name {self.name!r}; give each its own, "
+                f'SimilarityMonitor(..., name="{self.name}_2") for instance'
+            )
+
+    # Not an override in Lightning's eyes, which would refuse two monitors of one name before `setup` can, and without
+    # saying what to do.
+    @wraps(Callback.state_dict, assigned=())
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Primitives and tensors: the history, and the reference where it could not be made again."""
         if self._comparing is None:
             return self._restored or {}
@@ -216,7 +241,7 @@ class SimilarityMonitor(Callback):
             before = {}
             comparing = self._started(trainer, pl_module, before)
         self.history = SimilarityHistory.from_state(before["history"]) if before else SimilarityHistory({})
-        self.history.metadata.update(comparing.describe(trainer))
+        self.history.metadata.update(comparing.describe(trainer, self))
         self._comparing = comparing
         if not before and trainer.global_step and self.settings.reference.kind == "init" and trainer.is_global_zero:
             self._warn(
@@ -224,6 +249,7 @@ class SimilarityMonitor(Callback):
                 "this comparison was kept from the steps before"
             )
         self._restored = None
+        self._check_schedule(trainer, self._comparing.names())
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             parent = directory_of(trainer) if self._wanted_directory is None else Path(self._wanted_directory)
             self._directory = RunDirectory(parent / self.name, self.history, before.get("run_id"), self._warn)
@@ -235,7 +261,7 @@ class SimilarityMonitor(Callback):
         """What there is to continue where the same Trainer fitted the same network before."""
         if self._comparing is None or self._comparing.parties != (trainer, network):
             return {}
-        return self.state_dict()
+        return self.state_dict()  # type: ignore[call-arg]  # wrapped above
 
     def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> Comparing:
         comparing = Comparing(self.settings, trainer, network)
@@ -258,6 +284,23 @@ class SimilarityMonitor(Callback):
         """Give loggers that want it the whole history."""
         finish_loggers(trainer.loggers, self.history, self.name)
         self._close()
+        announced = any("nothing will be measured" in message for message in self._warned)
+        if not self.history.measurements and not announced and not getattr(trainer, "fast_dev_run", False):
+            period = measured_every(trainer, self.every_n_epochs)
+            self._warn(
+                f"nothing was measured: the training ended before an epoch that is a multiple of {period} was complete "
+                f"(every_n_epochs={self.every_n_epochs})"
+            )
+
+    def _check_schedule(self, trainer: Trainer, names: Sequence[str]) -> None:
+        """Warn of what will not be measured, and refuse what would end the training for that."""
+        late = max(0, LEAST_POINTS - 1 - len(self.history))
+        before = dict.fromkeys([*names, "seconds"], 0) | dict.fromkeys(correlation_names(names), late)
+        for warning in unlogged_values(trainer, self.name, self.every_n_epochs, before):
+            self._warn(warning)
+        surprise = schedule_problem(trainer, self.every_n_epochs)
+        if surprise is not None and not getattr(trainer, "fast_dev_run", False):
+            self._warn(surprise)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let whoever resumes this run continue its record."""

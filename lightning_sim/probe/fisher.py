@@ -15,7 +15,7 @@ from torch.func import functional_call
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
 from lightning_sim._measurement import FISHER_MEASURES
 from lightning_sim.functional import task2vec_similarity
-from lightning_sim.probe.forward import Called, find_logits
+from lightning_sim.probe.forward import Called, find_logits, without_logits
 from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.runner import ProbeRunner, Summed
 from lightning_sim.probe.snapshot import Snapshot
@@ -202,7 +202,7 @@ class FisherMeasures:
         with self.runner.context(network), torch.autocast(self.runner.device.type, enabled=False):
             output = functional_call(Called(network, self.runner.forward), weights, (batch,))
         logits = find_logits(output)
-        reason = logits_problem(logits)
+        reason = without_logits(output) if logits is None else logits_problem(logits)
         if logits is None or reason is not None or len(logits) != len(ids):
             reason = reason or f"for {len(ids)} samples is of shape {tuple(logits.shape) if logits is not None else ()}"
             raise ValueError(f"it needs logits (samples, classes), and the output {reason}")

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
 from lightning_sim.probe.guards import evaluating, isolated_random_state, uncompiled
@@ -60,6 +61,16 @@ class ProbeRunner:
         batches = islice(self.probe.batches(0, self.world_size), 1)
         return self._snapshot(network, layers, batches, representations=("features",))
 
+    def find_chain(self, network: nn.Module) -> list[str]:
+        """The network's linear layers in the order in which they run on the first batch.
+
+        Raises:
+            ValueError: when they are no chain, with why.
+        """
+        with self._untraced(network):
+            _, batch = next(self.probe.batches(0, self.world_size))
+            return find_chain(network, self.prepare(network, batch), self._forward_in_context)
+
     def snapshot(
         self,
         network: nn.Module,
@@ -68,7 +79,7 @@ class ProbeRunner:
         keep_logits: bool = True,
         weights: Mapping[str, Tensor] | None = None,
         advance: Callable[[], None] = lambda: None,
-        keep_chain: bool = True,
+        chain: Sequence[str] = (),
         recycled: Snapshot | None = None,
     ) -> Snapshot:
         """Snapshot over the whole probe: every rank runs its share, and the sketches are added up.
@@ -79,7 +90,7 @@ class ProbeRunner:
             keep_logits: whether to keep the outputs (of this rank's samples).
             weights: to run with, instead of the network's own.
             advance: called after every batch.
-            keep_chain: whether to keep the weights of a chain of linear layers.
+            chain: linear layers whose weights are kept.
             recycled: an older snapshot, not needed any more, whose memory is used again.
 
         Raises:
@@ -98,7 +109,7 @@ class ProbeRunner:
                 representations=self.representations,
                 keep_logits=keep_logits,
                 weights=weights,
-                keep_chain=keep_chain,
+                chain=chain,
                 recycled=recycled,
             )
         except Exception as error:

@@ -449,8 +449,12 @@ def test_random_transforms_of_the_probe_repeat(tmp_path):
 
 
 def test_two_monitors_need_two_names(tmp_path):
-    with pytest.raises(RuntimeError, match="more than one stateful callback of type `SimilarityMonitor`"):
-        fit([SimilarityMonitor(), SimilarityMonitor()], root=tmp_path)
+    class Mine(SimilarityMonitor):  # of which Lightning would not notice that it writes where the other does
+        pass
+
+    for second in (SimilarityMonitor(), Mine()):
+        with pytest.raises(ValueError, match=r"name 'similarity'.*name=\"similarity_2\""):
+            fit([SimilarityMonitor(), second], root=tmp_path)
     both = [SimilarityMonitor(measures=("cka",)), SimilarityMonitor("previous", measures=("cka",), name="speed")]
     trainer, _ = fit(both, root=tmp_path, epochs=2)
     assert {"similarity/cka/features/net.0", "speed/cka/features/net.0"} <= trainer.callback_metrics.keys()
