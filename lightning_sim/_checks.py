@@ -130,9 +130,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def warn_if_constant(
-    x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), stacklevel: int = 3
-) -> bool:
+def warn_if_constant(x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), stacklevel: int = 3) -> bool:
     """Whether either matrix is zero, after a warning that names it; give centred matrices (`center_columns`).
 
     The caller returns NaN then: similarity to a representation without variance is 0/0, neither 0 nor 1.
@@ -141,8 +139,7 @@ def warn_if_constant(
     constant = [f"`{name}`" for name, matrix in zip(names, (x, y), strict=True) if not bool(matrix.any())]
     if constant:
         warnings.warn(
-            f"{' and '.join(constant)} has no variance over the samples; "
-            "the value is undefined, returning NaN",
+            f"{' and '.join(constant)} has no variance over the samples; the value is undefined, returning NaN",
             UserWarning,
             stacklevel=stacklevel,
         )

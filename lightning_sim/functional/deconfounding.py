@@ -14,9 +14,7 @@ from lightning_sim.functional.hsic import kernel_hsic_terms
 __all__ = ["deconfounded_centered_kernel_alignment"]
 
 
-def deconfounded_centered_kernel_alignment(
-    x: Tensor, y: Tensor, inputs: Tensor, *, project_psd: bool = True
-) -> Tensor:
+def deconfounded_centered_kernel_alignment(x: Tensor, y: Tensor, inputs: Tensor, *, project_psd: bool = True) -> Tensor:
     r"""Linear CKA after the similarities among the inputs have been regressed out of both kernels.
 
     $K' = K - \alpha K_0$ with $\alpha = \langle K, K_0 \rangle / \langle K_0, K_0 \rangle$, where K and $K_0$

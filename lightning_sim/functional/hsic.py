@@ -196,9 +196,7 @@ def _summed_by_blocks(a: Tensor, b: Tensor, norms: Tensor) -> Tensor:
     sums = torch.zeros(3, dtype=a.dtype, device=a.device)
     for block in torch.split(torch.arange(n, device=a.device), max(1, _BLOCK_ENTRIES // n)):
         x, y = (
-            (rows[block] @ rows.T + means[side][block, None] + means[side] - mean[side]).scatter(
-                1, block[:, None], 0
-            )
+            (rows[block] @ rows.T + means[side][block, None] + means[side] - mean[side]).scatter(1, block[:, None], 0)
             for side, rows in enumerate((a, b))
         )
         sums = sums + torch.stack([(x * y).sum(), x.square().sum(), y.square().sum()])

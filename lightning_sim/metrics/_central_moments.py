@@ -97,9 +97,7 @@ class CentralMoments:
         n = state["count"]
         if self._warned(state, minimum=2 if biased else 4):
             return torch.full_like(n, torch.nan)
-        squares = torch.stack(
-            [self._covariance(state, *sides).square().sum() for sides in ((0, 1), (0, 0), (1, 1))]
-        )
+        squares = torch.stack([self._covariance(state, *sides).square().sum() for sides in ((0, 1), (0, 0), (1, 1))])
         norms, floors = self._norms(state), torch.stack([self._carried(state, side) for side in range(2)])
         if biased:
             return alignment(HsicTerms(*squares, *floors), _SIDES)
@@ -147,9 +145,7 @@ class CentralMoments:
             undefined(f"at least {minimum} samples are needed, got {count}", state["count"])
             return True
         # Constants up to 8 units in the last place have a variance of 8^2 / 12 of them.
-        varies = [
-            bool(self._variances(state, side).sum() > 6 * self._rounding(state, side).sum()) for side in range(2)
-        ]
+        varies = [bool(self._variances(state, side).sum() > 6 * self._rounding(state, side).sum()) for side in range(2)]
         return self._warned_of(state, varies)
 
     def _warned_of(self, state: State, varies: list[bool]) -> bool:

@@ -204,9 +204,7 @@ def test_merging_another_metric_is_refused() -> None:
         CenteredKernelAlignment().merge_state(NormalizedBuresSimilarity())
 
 
-@pytest.mark.parametrize(
-    "ids", [torch.arange(19), torch.rand(20), torch.ones(20, dtype=torch.bool)], ids=str
-)
+@pytest.mark.parametrize("ids", [torch.arange(19), torch.rand(20), torch.ones(20, dtype=torch.bool)], ids=str)
 def test_bad_ids_are_refused(ids: Any) -> None:
     with pytest.raises(ValueError, match=r"`sample_ids` must be 20 integers.*\(20, 12\)"):
         CenteredKernelAlignment().update(*representations(20), ids)
