@@ -64,8 +64,9 @@ class SimilarityMonitor(Callback):
             :class:`lightning_sim.Reference`.
         probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). The first
             `num_samples` samples in dataset order are used.
-        layers: names and globs, ``"auto"`` (convolution, linear, embedding, recurrent and attention layers, or
-            blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
+        layers: names and globs (or one), ``"auto"`` (convolution, linear, embedding, recurrent and attention layers,
+            or blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers
+            differently.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
             ``"rank_correlation"`` (outputs). All of these are the default, and of all of them, also with others named
             beside them, those that the networks allow are measured. Of some of them, one that the networks do not allow
