@@ -185,7 +185,7 @@ def _similarities(
     if measure == "cka" and not isinstance(mine[0], Tang2020Sketch):
         return centered_kernel_alignment_matrix(mine, theirs, estimator=estimator)
     values = [[float(getattr(a, measure)(b)) for b in theirs] for a in mine]
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def _problems(snapshot: Snapshot, layers: Sequence[str], representation: str) -> dict[str, str]:

@@ -35,7 +35,9 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
         moved = strategy.batch_to_device(batch)
         return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
-    probe = Probe(_probe_source(settings, trainer), settings.num_samples)
+    source = _probe_source(settings, trainer)
+    with isolated_random_state(settings.seed):  # an iterable dataset is read here
+        probe = Probe(source, settings.num_samples)
     return ProbeRunner(
         probe,
         partial(settings.make_sketch, probe.size),

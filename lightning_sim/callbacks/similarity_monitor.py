@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_sim._arguments import check_integer
 from lightning_sim._checks import check_choice
 from lightning_sim._measurement import Measurement, SimilarityMatrix
+from lightning_sim.callbacks.agreed import log_agreed
 from lightning_sim.callbacks.comparing import Comparing, OtherComparisonError
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of
@@ -26,7 +27,7 @@ from lightning_sim.correlations import LEAST_POINTS, correlation_names, live_cor
 from lightning_sim.figures import correlation_figure, matrix_figure
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
-from lightning_sim.probe import Snapshot, call_network
+from lightning_sim.probe import LostRanksError, Snapshot, call_network, isolated_random_state
 from lightning_sim.reference import Reference
 
 __all__ = ["SimilarityMonitor"]
@@ -119,7 +120,7 @@ class SimilarityMonitor(Callback):
             a later reference. 4.2 MB a layer at the default sizes.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"``: a measurement that fails is warned about once and logged as NaN; ``"raise"``: it ends the
-            training.
+            training. So does, in any case, a process that is lost during a measurement.
 
     Raises:
         ValueError: for settings that cannot work, here or before the first training step, with what would work.
@@ -265,9 +266,10 @@ class SimilarityMonitor(Callback):
         return self.state_dict()  # type: ignore[call-arg]  # wrapped above
 
     def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> Comparing:
-        comparing = Comparing(self.settings, trainer, network)
-        with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
-            comparing.start(trainer, network, advance, before.get("comparing"))
+        with isolated_random_state(self.settings.seed):
+            comparing = Comparing(self.settings, trainer, network)
+            with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
+                comparing.start(trainer, network, advance, before.get("comparing"))
         return comparing
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -328,13 +330,7 @@ class SimilarityMonitor(Callback):
             if math.isnan(measurement.values[name]) and not math.isnan(value):
                 self._warn(f"{name} is beyond the range of float32; it is logged as NaN")
         self.history.append(measurement)
-        pl_module.log_dict(
-            {f"{self.name}/{key}": value for key, value in sorted(measurement.values.items())},
-            on_step=False,
-            on_epoch=True,
-            sync_dist=False,
-            batch_size=1,
-        )
+        log_agreed(pl_module, {f"{self.name}/{key}": value for key, value in measurement.values.items()})
         if self._directory is not None:
             self._directory.append(measurement)
         log_figures(trainer.loggers, self._figures(measurement), step)
@@ -344,8 +340,13 @@ class SimilarityMonitor(Callback):
     ) -> tuple[dict[str, float], list[SimilarityMatrix]]:
         save = self._saver(trainer, pl_module, step)
         try:
-            with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
+            with (
+                isolated_random_state(self.settings.seed),
+                measuring_bar(trainer, self.name, comparing.num_batches()) as advance,
+            ):
                 values, matrices, problems = comparing.measure(pl_module, advance, save)
+        except LostRanksError:
+            raise
         except Exception as error:
             if self.on_error == "raise":
                 raise

@@ -16,16 +16,16 @@ from tests.callbacks.training import digits, features, new_network
 from tests.sketch import exact
 
 
-def launch(tmp_path, devices, num_samples, epochs=2, kind="plain", timeout=240):
+def launch(tmp_path, devices, num_samples, epochs=2, kind="plain", timeout=240, warnings="ignore"):
     script = "tests.callbacks.distributed_script"
     command = [sys.executable, "-m", script, tmp_path, devices, num_samples, epochs, kind]
     # What free() keeps for later moves by megabytes; given back at once, resident memory is what is held.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings, "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 
 
 def assert_measured(tmp_path, num_samples):
