@@ -75,7 +75,7 @@ class ProbeRunner:
         Raises:
             ValueError: when they are no chain, with why.
         """
-        with self._untraced(network):
+        with self._untraced(network, {}):
             _, batch = next(self.probe.batches(0, self.world_size))
             return find_chain(network, self.prepare(network, batch), self._forward_in_context)
 
