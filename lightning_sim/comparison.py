@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_sim._measurement import SimilarityMatrix
@@ -19,13 +18,8 @@ from lightning_sim.functional import (
 )
 from lightning_sim.probe.representations import sketched
 from lightning_sim.probe.snapshot import Snapshot
-from lightning_sim.sketch import (
-    Sketch,
-    Tang2020Sketch,
-    centered_kernel_alignment_matrix,
-    mean_embedding_norm,
-    transport_map_matrix,
-)
+from lightning_sim.sketch import mean_embedding_norm
+from lightning_sim.sketch.pairs import Layer, layer_problem, pair_problem, similarity_matrix
 
 __all__ = [
     "LAYER_MEASURES",
@@ -74,21 +68,32 @@ def compare_layers(
         layer -> why a value could not be computed.
     """
     rows, columns = list(pairs), list(dict.fromkeys(pairs.values()))
-    problems = {
-        name: f"{problem} (in the reference)" for name, problem in _problems(reference, columns, representation).items()
-    }
-    problems |= _problems(current, rows, representation)
+    mine, theirs = (_layers(side, names, representation) for side, names in ((current, rows), (reference, columns)))
     values: dict[str, float] = {}
     matrices = []
-    if "cka" in measures:
-        matrix = _matrix(current, reference, rows, columns, "cka", representation, estimator)
-        matrices.append(SimilarityMatrix("cka", representation, tuple(rows), tuple(columns), matrix))
-        for index, (mine, theirs) in enumerate(pairs.items()):
-            values[f"cka/{representation}/{mine}"] = float(matrix[index, columns.index(theirs)])
-    if "nbs" in measures:
-        for mine, theirs in pairs.items():
-            value = _matrix(current, reference, [mine], [theirs], "nbs", representation, estimator)
-            values[f"nbs/{representation}/{mine}"] = float(value[0, 0])
+    problems = {
+        name: f"{problem} (in the reference)"
+        for name, problem in _problems(reference, columns, representation, measures, estimator).items()
+    }
+    problems |= _problems(current, rows, representation, measures, estimator)
+    for measure in measures:
+        if measure == "cka":
+            matrix = similarity_matrix(mine, theirs, measure, estimator)
+            own = [matrix[row, columns.index(name)] for row, name in enumerate(pairs.values())]
+            matrices.append(
+                SimilarityMatrix(measure, representation, tuple(rows), tuple(columns), matrix.float().numpy())
+            )
+        else:
+            own = [
+                similarity_matrix([layer], [theirs[columns.index(name)]], measure)[0, 0]
+                for layer, name in zip(mine, pairs.values(), strict=True)
+            ]
+        for layer, row, value in zip(mine, rows, own, strict=True):
+            values[f"{measure}/{representation}/{row}"] = float(value)
+            other = theirs[columns.index(pairs[row])]
+            if bool(value.isnan()) and layer is not None and other is not None:
+                problem = pair_problem(layer, other, measure, estimator, name=f"{pairs[row]} of the reference")
+                problems |= {row: problem} if problem is not None else {}
     return values, matrices, problems
 
 
@@ -151,53 +156,30 @@ def compare_weights(
     return dict(zip(names, found, strict=True)), [matrix], {}
 
 
-def _matrix(
-    current: Snapshot,
-    reference: Snapshot,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    measure: str,
-    representation: str,
-    estimator: str,
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(rows, columns), NaN where one side has no sketch."""
-    matrix = np.full((len(rows), len(columns)), np.nan, dtype=np.float32)
+def _layers(snapshot: Snapshot, layers: Sequence[str], representation: str) -> list[Layer | None]:
+    """What of each layer was sketched; None where nothing was."""
     names = sketched([representation])
-    mine = [index for index, layer in enumerate(rows) if all(layer in current.of(name) for name in names)]
-    theirs = [index for index, layer in enumerate(columns) if all(layer in reference.of(name) for name in names)]
-    if mine and theirs:
-        values = _similarities(
-            [tuple(current.of(name)[rows[index]] for name in names) for index in mine],
-            [tuple(reference.of(name)[columns[index]] for name in names) for index in theirs],
-            measure,
-            estimator,
-        )
-        matrix[np.ix_(mine, theirs)] = values.to("cpu", torch.float32).numpy()
-    return matrix
+    return [
+        tuple(snapshot.of(name)[layer] for name in names) if all(layer in snapshot.of(name) for name in names) else None
+        for layer in layers
+    ]
 
 
-def _similarities(
-    rows: Sequence[tuple[Sketch, ...]], columns: Sequence[tuple[Sketch, ...]], measure: str, estimator: str
-) -> Tensor:
-    if len(rows[0]) == 2:
-        return transport_map_matrix([(f, g) for f, g in rows], [(f, g) for f, g in columns], measure)
-    mine, theirs = ([sketch for (sketch,) in side] for side in (rows, columns))
-    if measure == "cka" and not isinstance(mine[0], Tang2020Sketch):
-        return centered_kernel_alignment_matrix(mine, theirs, estimator=estimator)
-    values = [[float(getattr(a, measure)(b)) for b in theirs] for a in mine]
-    return torch.tensor(values, dtype=torch.float64, device="cpu")
-
-
-def _problems(snapshot: Snapshot, layers: Sequence[str], representation: str) -> dict[str, str]:
+def _problems(
+    snapshot: Snapshot, layers: Sequence[str], representation: str, measures: Sequence[str], estimator: str
+) -> dict[str, str]:
+    """Layer, or what of it was sketched -> why no similarity to it has a value."""
     found = {}
+    names = sketched([representation])
+    measure = "cka" if "cka" in measures and len(names) == 1 else "nbs"  # a transport map has no unbiased CKA
     for layer in layers:
         known = snapshot.problem_of(layer, representation)
         if known is not None:
             found[known[0]] = known[1]
             continue
-        for name in sketched([representation]):
+        for name in names:
             sketch = snapshot.of(name).get(layer)
-            problem = sketch.problem() if sketch is not None else "holds no samples"
+            problem = "holds no samples" if sketch is None else layer_problem(sketch, measure, estimator)
             if problem is not None:
                 found[layer if name == "features" else f"{name} of {layer}"] = problem
     return found

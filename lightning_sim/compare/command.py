@@ -6,6 +6,7 @@ import argparse
 import csv
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ _MOST_PRINTED = 12
 def run(parsed: argparse.Namespace) -> int:
     """Compare, print, write what was asked for, and return the exit status."""
     try:
-        matrix, rows, title, labels = _compared(parsed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            matrix, rows, title, labels = _compared(parsed)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            print(f"lightning-sim: {_printable(message)}", file=sys.stderr)
         _print_matrix(matrix, title)
         for path in parsed.out:
             path.parent.mkdir(parents=True, exist_ok=True)

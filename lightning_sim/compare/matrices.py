@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from lightning_sim._checks import check_choice
 from lightning_sim._measurement import SimilarityMatrix
 from lightning_sim.compare.sources import SketchedRun
 from lightning_sim.sketch import Sketch
-from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
+from lightning_sim.sketch.pairs import layer_problem, pair_problem, similarity_matrix
 from lightning_sim.sketch.sketch_set import SketchSet
 
 __all__ = ["MEASURES", "epoch_matrix", "layer_matrix", "run_rows", "tidy"]
@@ -38,9 +39,12 @@ def layer_matrix(
         representation: which sketches.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
 
+    Returns:
+        The matrix; NaN, after a warning that says why, where two layers have no similarity.
+
     Raises:
-        ValueError: when the sketches are of different probes, samples, seeds or sizes, or there are none of this
-            representation.
+        ValueError: when the sketches are of different probes, seeds or sizes, all of different samples, or there are
+            none of this representation.
 
     Example:
         >>> import torch
@@ -109,7 +113,7 @@ def run_rows(
 
     Returns:
         Dictionaries with the keys ``a``, ``b`` (runs), ``measure``, ``representation``, ``layer`` and ``value``; both
-        orders of a pair, and each run with itself.
+        orders of a pair, and each run with itself. NaN, after a warning that says why, where there is no similarity.
 
     Raises:
         ValueError: as for `layer_matrix`; when two runs share no layer.
@@ -120,10 +124,13 @@ def run_rows(
         mine.require_comparable(theirs, representation)
         held, other = mine.of(representation), theirs.of(representation)
         layers = [name for name in held if name in other] if layer is None else [layer]
+        sides = ((held, first), (other, second))
         if not layers:
             raise ValueError(f"{first} and {second} have no layer of the same name: {_some(held)}; {_some(other)}")
+        _require_common_samples(*([_layer(side, name, run) for name in layers] for side, run in sides))
         for name in layers:
-            value = _value(_layer(held, name, first), _layer(other, name, second), measure, estimator)
+            row, column = ({f"{name} of {run}": side[name]} for side, run in sides)
+            value = _similarities(row, column, measure, estimator)
             rows.append(
                 {
                     "a": first,
@@ -131,17 +138,20 @@ def run_rows(
                     "measure": measure,
                     "representation": representation,
                     "layer": name,
-                    "value": value,
+                    "value": float(value),
                 }
             )
     return rows
 
 
 def run_matrix(rows: Sequence[Mapping[str, Any]]) -> SimilarityMatrix:
-    """The rows of `run_rows` as a matrix of runs with runs: the mean over the layers that a pair shares."""
+    """The rows of `run_rows` as a matrix of runs with runs: the mean over the layers that a pair has a value for."""
     names = tuple(dict.fromkeys(row["a"] for row in rows))
-    values = [[np.mean([row["value"] for row in rows if (row["a"], row["b"]) == (a, b)]) for b in names] for a in names]
-    return SimilarityMatrix(rows[0]["measure"], rows[0]["representation"], names, names, np.array(values))
+    values = np.full((len(names), len(names)), np.nan)
+    for (i, a), (j, b) in itertools.product(enumerate(names), repeat=2):
+        found = [row["value"] for row in rows if (row["a"], row["b"]) == (a, b) and not np.isnan(row["value"])]
+        values[i, j] = np.mean(found) if found else np.nan
+    return SimilarityMatrix(rows[0]["measure"], rows[0]["representation"], names, names, values)
 
 
 def tidy(matrix: SimilarityMatrix) -> list[dict[str, Any]]:
@@ -163,20 +173,36 @@ def _matrix(
     rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, representation: str, estimator: str
 ) -> SimilarityMatrix:
     check_choice(measure, "measure", MEASURES)
-    values: NDArray[Any]
-    if measure == "cka":
-        matrix = centered_kernel_alignment_matrix(list(rows.values()), list(columns.values()), estimator=estimator)
-        values = matrix.cpu().numpy()
-    else:
-        same = rows is columns
-        values = np.full((len(rows), len(columns)), np.nan)
-        for (i, a), (j, b) in itertools.product(enumerate(rows.values()), enumerate(columns.values())):
-            values[i, j] = values[j, i] if same and j < i else _value(a, b, measure, estimator)
+    _require_common_samples(rows.values(), columns.values())
+    values = _similarities(rows, columns, measure, estimator).float().numpy()
     return SimilarityMatrix(measure, representation, tuple(rows), tuple(columns), values)
 
 
-def _value(a: Sketch, b: Sketch, measure: str, estimator: str) -> float:
-    return float(a.cka(b, estimator=estimator) if measure == "cka" else normalized_bures_similarity(a, b))
+def _similarities(rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, estimator: str) -> Tensor:
+    """(A, B), after a warning for each reason why one is NaN."""
+    mine, theirs = ([(sketch,) for sketch in side.values()] for side in (rows, columns))
+    values = similarity_matrix(mine, theirs, measure, estimator)
+    undefined = values.isnan().nonzero().tolist()
+    problems = [
+        (name, layer_problem(side[name], measure, estimator))
+        for side, used in ((rows, {i for i, _ in undefined}), (columns, {j for _, j in undefined}))
+        for name in [name for index, name in enumerate(side) if index in used]
+    ]
+    problems += [
+        (list(rows)[i], pair_problem(mine[i], theirs[j], measure, estimator, name=list(columns)[j]))
+        for i, j in undefined
+    ]
+    for name, problem in dict.fromkeys(problems):
+        if problem is not None:
+            warnings.warn(f"{name} {problem}; its similarity is NaN", UserWarning, stacklevel=4)
+    return values
+
+
+def _require_common_samples(rows: Iterable[Sketch], columns: Iterable[Sketch]) -> None:
+    """Raise the reason, if no sketch of one side has the samples of one of the other."""
+    mine, theirs = ({(sketch.count, sketch.fingerprint): sketch for sketch in side} for side in (rows, columns))
+    if not mine.keys() & theirs.keys():
+        next(iter(mine.values())).require_comparable(next(iter(theirs.values())))
 
 
 def _over_epochs(run: SketchedRun, layer: str, representation: str) -> tuple[dict[str, Sketch], SketchSet]:

@@ -63,6 +63,8 @@ def parse_content(content: str) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if type(found.get(name)) is not kind:
             raise BadFieldError(f"content.{name}", f"is {found.get(name)!r}, expected {kind.__name__}")
+        if kind is int:
+            _require_64_bits(found[name], f"content.{name}")
     shape = found.get("logits", "missing")
     if shape is not None and not (
         isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n < 2**31 for n in shape)
@@ -93,11 +95,13 @@ def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: 
         if name not in state or not _fits(value, known[name]):
             problem = f"is {value!r}, expected {type(known[name]).__name__}" if name in state else "is missing"
             raise BadFieldError(f"{where}.state.{name}", problem)
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise BadFieldError(f"{where}.state.{name}", "does not fit into 64 bits")
-    for name, lowest in (("count", 1), ("width", 1), ("gradient_width", 0)):
-        if state[name] < lowest:
-            raise BadFieldError(f"{where}.state.{name}", f"is {state[name]}, expected at least {lowest}")
+        if isinstance(value, int):
+            _require_64_bits(value, f"{where}.state.{name}")
+    # Of factors, every bucket holds at most one sample. Means are divided in float64, which counts up to 2^53.
+    most = state["num_buckets"] if state["factors"] else 2**53
+    for name, lowest, highest in (("count", 1, most), ("width", 1, 2**53), ("gradient_width", 0, 2**53)):
+        if not lowest <= state[name] <= highest:
+            raise BadFieldError(f"{where}.state.{name}", f"is {state[name]}, expected {lowest} to {highest}")
     try:
         sketch = Sketch.from_state_dict({**state, "sums": {}})
         sketch.allocate(sketch.width, "meta", sketch.gradient_width)
@@ -123,6 +127,11 @@ def tensor_name(index: int, name: str) -> str:
     """Of a sum of the sketch that stands at `index` in the description."""
     # Layers' names stay in the description: they may hold anything.
     return f"{index}.{name}"
+
+
+def _require_64_bits(value: int, field: str) -> None:
+    if not -(2**63) <= value < 2**63:
+        raise BadFieldError(field, "does not fit into 64 bits")
 
 
 def _fits(value: object, example: object) -> bool:

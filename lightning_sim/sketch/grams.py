@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -28,32 +27,58 @@ class Gram(Protocol):
         """Write these of its entries: `ROWS_PER_BLOCK` rows, from the diagonal on."""
         ...
 
+    def diagonal(self) -> Tensor:
+        """(M,) in float64."""
+        ...
 
-@dataclass(frozen=True)
+    def sums(self, ones: Tensor) -> Tensor:
+        """K v, (M,) in float64, for the sketched ones v (M,)."""
+        ...
+
+
 class FoldGram:
     """Inner products of rows of centred features (M, c)."""
 
-    features: Tensor
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
 
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Write (rows, columns) of X X'."""
         torch.mm(self.features[rows], self.features[columns].T, out=out)
 
+    def diagonal(self) -> Tensor:
+        """Squared norms of the rows."""
+        return self.features.square().sum(1).double()
+
+    def sums(self, ones: Tensor) -> Tensor:
+        """X (X' v): zero but for rounding where no bucket holds two samples."""
+        total = (self.features * ones[:, None]).sum(0, dtype=torch.float64)  # whose rounding a large row would multiply
+        return (self.features @ total.to(self.features.dtype)).double()
+
 
 class KeptGram:
     """The blocks of a Gram from the diagonal on, computed once."""
 
-    def __init__(self, gram: Gram, num_buckets: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, gram: Gram, ones: Tensor) -> None:
+        self._diagonal, self._sums = gram.diagonal(), gram.sums(ones)
         self.blocks = []
-        for start in range(0, num_buckets, ROWS_PER_BLOCK):
-            rows = slice(start, min(start + ROWS_PER_BLOCK, num_buckets))
-            block = torch.empty(rows.stop - start, num_buckets - start, dtype=dtype, device=device)
+        for start in range(0, len(ones), ROWS_PER_BLOCK):
+            rows = slice(start, min(start + ROWS_PER_BLOCK, len(ones)))
+            block = torch.empty(rows.stop - start, len(ones) - start, dtype=ones.dtype, device=ones.device)
             gram.write_block(rows, slice(start, None), block)
             self.blocks.append(block)
 
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Write a block that begins on the diagonal."""
         out.copy_(self.blocks[rows.start // ROWS_PER_BLOCK])
+
+    def diagonal(self) -> Tensor:
+        """Of the Gram."""
+        return self._diagonal
+
+    def sums(self, ones: Tensor) -> Tensor:
+        """With the ones that it was made with."""
+        return self._sums
 
 
 class ProductGram:
@@ -73,14 +98,24 @@ class ProductGram:
         total = factors_sum(sums)
         self.row_means = ((self.features @ total) * self.gradients).sum(1) / count
         self.mean = total.square().sum() / count**2
-        diagonal = self.features.square().sum(1) * self.gradients.square().sum(1)
-        #: of the squared norm of the centred samples, whose rounding errors are those of the uncentred
-        self.trace, self.uncentered_trace = diagonal.sum() - self.mean * count, diagonal.sum()
+        #: of the kernel as it is, whose rounding errors the centred one has
+        self.uncentered_diagonal = self.features.square().sum(1) * self.gradients.square().sum(1)
+        self.uncentered_trace = self.uncentered_diagonal.sum()
+        self.trace = self.uncentered_trace - self.mean * count
         self.scale = torch.where(self.trace > 0, self.trace, 1.0)
 
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Write (rows, columns) of the centred kernel over its trace."""
         out.copy_(self.block(rows, columns) / self.scale)
+
+    def diagonal(self) -> Tensor:
+        """Of the centred kernel over its trace."""
+        centered = self.uncentered_diagonal + self.ones * (self.mean * self.ones - 2 * self.row_means)
+        return centered / self.scale
+
+    def sums(self, ones: Tensor) -> Tensor:
+        """Zero: every bucket holds one sample."""
+        return torch.zeros_like(self.row_means)
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         """(rows, columns) of the centred kernel in float64."""

@@ -42,9 +42,12 @@ def kernel_similarity(kernel_x: Tensor, kernel_y: Tensor, measure: str) -> Tenso
     return similarity
 
 
-def positive_root(kernel: Tensor, power: float = 0.5) -> Tensor:
-    """A power (M, M) of a positive semidefinite matrix, on the directions whose eigenvalue is above rounding."""
-    values, vectors = _eigenpairs(kernel)
+def positive_root(kernel: Tensor, power: float = 0.5, *, rounding: float = 0.0) -> Tensor:
+    """A power (M, M) of a positive semidefinite matrix, on the directions whose eigenvalue is above rounding.
+
+    That is the rounding of this computation, and the eigenvalues that `rounding` before it may have left.
+    """
+    values, vectors = _eigenpairs(kernel, rounding)
     root: Tensor = (vectors * values**power) @ vectors.T
     return root
 
@@ -55,7 +58,7 @@ def positive_factor(kernel: Tensor) -> Tensor:
     return vectors * values.sqrt()
 
 
-def _eigenpairs(kernel: Tensor) -> tuple[Tensor, Tensor]:
+def _eigenpairs(kernel: Tensor, rounding: float = 0.0) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(kernel)
-    above = values > len(kernel) * torch.finfo(kernel.dtype).eps * values[-1]
+    above = values > (len(kernel) * torch.finfo(kernel.dtype).eps * values[-1]).clamp_min(rounding)
     return values[above], vectors[:, above]

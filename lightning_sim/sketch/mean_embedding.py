@@ -8,7 +8,6 @@ from typing import Literal
 from torch import Tensor
 
 from lightning_sim._checks import check_choice
-from lightning_sim.sketch.grams import ProductGram
 from lightning_sim.sketch.sketch import Sketch
 from lightning_sim.sketch.tang2020 import Tang2020Sketch
 
@@ -79,8 +78,7 @@ def mean_embedding_norm(sketch: Sketch, *, normalization: Literal["diagonal", "f
 
 def _of_factors(sketch: Sketch) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
     """Squared length of the mean, trace of the kernel and its squared Frobenius norm, where the kernel is exact."""
-    product = sketch.grams()[0]
-    assert isinstance(product, ProductGram)
+    product = sketch.product()
     return product.mean, product.uncentered_trace, lambda: product.uncentered().square().sum()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.arguments import checked_integer, checked_rows, checked_sizes
 from lightning_sim.sketch.factors import (
     add_factors,
     factors_kept,
@@ -23,6 +25,10 @@ from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 __all__ = ["Sketch"]
 
+_ROUNDING = 4  # errors of so many units in the last place of a mean are taken for rounding
+_CONSTANT = "is constant over the samples"
+_NOT_FINITE = "holds NaN or infinite features"
+_TOO_LARGE = "holds features that are too large for its sums; scale them, or sum in float64"
 _SAMPLES_PER_BLOCK = 1024  # bounds the memory of folds and transforms, whatever the batch
 
 
@@ -63,8 +69,8 @@ class Sketch:
         dtype: of the state, float32 or float64.
 
     Raises:
-        ValueError: when `num_buckets` is no power of two, `num_projections` is odd, or `dtype` is narrower than
-            float32.
+        ValueError: when `num_buckets` is no power of two, `num_projections` is odd, `seed` is no integer of 64 bits, or
+            `dtype` is narrower than float32.
 
     Example:
         >>> import torch
@@ -81,15 +87,8 @@ class Sketch:
     def __init__(
         self, num_buckets: int = 1024, num_projections: int = 1024, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> None:
-        if num_buckets < 4 or num_buckets & (num_buckets - 1):
-            raise ValueError(f"`num_buckets` must be a power of two and at least 4, got {num_buckets}")
-        if num_projections < 2 or num_projections % 2:
-            raise ValueError(f"`num_projections` must be an even number and at least 2, got {num_projections}")
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"`dtype` must be torch.float32 or torch.float64, got {dtype}")
-        self.num_buckets = num_buckets
-        self.num_projections = num_projections
-        self.seed = seed
+        self.num_buckets, self.num_projections = checked_sizes(num_buckets, num_projections, dtype)
+        self.seed = checked_integer(seed, "seed")
         self.dtype = dtype
         self.width = 0
         self.gradient_width = 0
@@ -102,7 +101,11 @@ class Sketch:
     def forget(self) -> None:
         """Drop what was derived from the sums, which are about to change."""
         self._known_problem: tuple[str | None] | None = None
-        self._norm = 0.0  # of the centred data, known with the problem
+        #: found with its first unbiased CKA, and the noise of its self-term
+        self.known_cka_problem: tuple[str | None, float] | None = None
+        self.scale = 1.0  #: the largest entry of the centred data, known with the problem
+        self.raw_share = 1.0  #: norm of the data as they came next to the centred, likewise
+        self._constant: tuple[Tensor | None] | None = None  # columns, if there are any
         self._occupied: Tensor | None = None
         self._kept: tuple[Tensor | None, tuple[Gram, Gram]] | None = None
 
@@ -136,7 +139,7 @@ class Sketch:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self._known_problem = self._kept = None
+        self._known_problem = self.known_cka_problem = self._kept = self._constant = None
         if isinstance(sample_ids, Tensor):
             sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():
@@ -154,7 +157,7 @@ class Sketch:
             folds = fold(features, self.num_projections, self.seed, self.dtype)
         else:
             folds = tensor_sketch(features, gradients, self.num_projections, self.seed, self.dtype)
-        self._sums["feature_sums"] += folds.sum(1)  # of one block in the sketch's dtype, of all in float64
+        self._sums["feature_sums"] += folds.sum(1, dtype=torch.float64)
         if samples.run is not None:
             self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])
         else:
@@ -177,6 +180,11 @@ class Sketch:
     def keeps_factors(self) -> bool:
         """Whether features and gradients are kept side by side, and their product kernel is exact."""
         return "bucket_gradients" in self._sums
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether there are two folds, whose noise similarities have."""
+        return len(self._sums.get("bucket_sums", ())) > 1
 
     def sketch_factors(self) -> None:
         """Replace factors by sums of tensor sketches, to which samples in occupied buckets can be added."""
@@ -248,13 +256,15 @@ class Sketch:
     def cka(self, other: Sketch, *, estimator: str = "unbiased") -> Tensor:
         """Linear centred kernel alignment with another sketch of the same samples.
 
-        The unbiased estimator is the ratio of HSIC_1 terms (Song et al. 2012, eq. 5); without collisions and folds
-        it equals :func:`lightning_sim.functional.centered_kernel_alignment` to rounding. The biased one, in [0, 1],
-        is that of Kornblith et al. 2019, eq. 4; with more samples than buckets its diagonal carries the
+        The unbiased estimator, in [-1, 1], is the ratio of HSIC_1 terms (Song et al. 2012, eq. 5); without collisions
+        and folds it equals :func:`lightning_sim.functional.centered_kernel_alignment` to rounding. The biased one, in
+        [0, 1], is that of Kornblith et al. 2019, eq. 4; with more samples than buckets its diagonal carries the
         collisions as well, so it serves comparison with papers on small probes only.
 
         Returns:
-            Scalar of the sketch's dtype; NaN where one side holds NaN features or has no variance.
+            Scalar of the sketch's dtype; NaN where `cka_problem` of a side says why, or where the ratio lies further
+            outside of [-1, 1] than the noise of the folds explains (see
+            :func:`lightning_sim.sketch.centered_kernel_alignment_matrix`).
 
         Raises:
             ValueError: when the sketches are not of the same samples, seed and sizes, or hold fewer than 4 samples.
@@ -310,29 +320,54 @@ class Sketch:
 
     def ones(self) -> Tensor:
         """The sketched vector of ones S1 (M,), by which data are centred."""
-        return self._sums["bucket_ones"]
+        return self._held()["bucket_ones"]
 
-    def centered(self) -> tuple[Tensor, Tensor]:
-        """Sketched, exactly centred features (folds, M, c), and the sketched ones (M,), in the sketch's dtype.
+    def centered(self, dtype: torch.dtype | None = None, buckets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sketched, exactly centred features (folds, M, c), and the sketched ones (M,).
 
-        Of a product its tensor sketch, also where the factors are kept.
+        Of a product its tensor sketch, also where the factors are kept. Columns that do not vary by more than rounding
+        are zero: next to others, what rounding leaves of a large constant would pass for their variance.
+
+        Args:
+            dtype: to compute in, the sketch's if None.
+            buckets: of which, all if None; the others must be empty.
         """
         sums, ones, means = self.uncentered()
-        return torch.addcmul(sums, ones[:, None], means[:, None, :].to(self.dtype), value=-1), ones
+        if buckets is not None:
+            sums, ones = sums[:, buckets], ones[buckets]
+        dtype = dtype or self.dtype
+        centered = torch.addcmul(sums.to(dtype), ones[:, None].to(dtype), means[:, None, :].to(dtype), value=-1)
+        if self._constant is None:
+            spread = torch.maximum(centered.amax(1), -centered.amin(1))
+            # Of a fold, all columns have the rounding of the columns in it, also where those have cancelled.
+            sizes = means.square().mean(1, keepdim=True).sqrt() if self.is_folded else means.abs()
+            rounding = _ROUNDING * torch.finfo(self.dtype).eps * ones.abs().amax() * sizes
+            constant = (spread <= rounding) & spread.isfinite()
+            self._constant = (constant if bool(constant.any()) else None,)
+            self.scale = float(spread.masked_fill(constant, 0).max())
+        if self._constant[0] is not None:
+            centered.masked_fill_(self._constant[0][:, None], 0)
+        return centered, ones
 
     def uncentered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sketched features as they came (folds, M, c), the sketched ones (M,) and the features' means (folds, c)."""
-        sums = self._sums
+        sums = self._held()
         if self.keeps_factors:
             sums = tensor_sketched(sums, self.num_projections, self.seed)
         return sums["bucket_sums"], sums["bucket_ones"], sums["feature_sums"] / self.count
 
     def occupied(self) -> Tensor:
         """Buckets that hold something, (M,); one whose samples cancel in all sums adds nothing, and counts as empty."""
-        held = self._sums["bucket_ones"] != 0
+        sums = self._held()
+        held = sums["bucket_ones"] != 0
         if not self.keeps_factors:
-            held |= (self._sums["bucket_sums"] != 0).any(2).any(0)
+            held |= (sums["bucket_sums"] != 0).any(2).any(0)
         return held
+
+    def _held(self) -> dict[str, Tensor]:
+        if not self.count:
+            raise ValueError("the sketch holds no samples; update() it with some first")
+        return self._sums
 
     def grams(self, buckets: Tensor | None = None) -> tuple[Gram, Gram]:
         """Gram matrices of the sketched, centred data by the one and the other fold, scaled.
@@ -348,34 +383,36 @@ class Sketch:
                 return grams
         first, second = self._grams(buckets)
         if self.keep_grams:
-            size = self.num_buckets if buckets is None else len(buckets)
-            dtype = gram_dtype(size, self.dtype)
-            kept = KeptGram(first, size, dtype, self.device)
-            first, second = kept, kept if second is first else KeptGram(second, size, dtype, self.device)
+            ones = self.ones() if buckets is None else self.ones()[buckets]
+            ones = ones.to(gram_dtype(len(ones), self.dtype))
+            kept = KeptGram(first, ones)
+            first, second = kept, kept if second is first else KeptGram(second, ones)
             self._kept = buckets, (first, second)
         return first, second
 
     def _grams(self, buckets: Tensor | None) -> tuple[Gram, Gram]:
+        sums = self._held()
         if self.keeps_factors:
-            kept = self._sums if buckets is None else {name: value[buckets] for name, value in self._sums.items()}
+            kept = sums if buckets is None else {name: value[buckets] for name, value in sums.items()}
             product = ProductGram(kept, self.count)
             return product, product
-        sums, ones, means = self.uncentered()
-        if buckets is not None:
-            sums, ones = sums[:, buckets], ones[buckets]
-        dtype = gram_dtype(len(ones), self.dtype)
-        centered = torch.addcmul(sums.to(dtype), ones[:, None].to(dtype), means[:, None, :].to(dtype), value=-1)
+        size = self.num_buckets if buckets is None else len(buckets)
+        centered, _ = self.centered(gram_dtype(size, self.dtype), buckets)
         if self.problem() is None:
-            centered = centered.div_(self._norm)
+            centered.div_(self.scale)
         first = FoldGram(centered[0])
         return first, FoldGram(centered[1]) if len(centered) > 1 else first
 
     def kernel(self) -> Tensor:
         """Gram matrix (M, M) of the sketched, centred data in float64, the mean of both folds', diagonal included."""
         if self.keeps_factors:
-            return ProductGram(self._sums, self.count).block(slice(None), slice(None))
+            return self.product().block(slice(None), slice(None))
         folds = self.centered()[0].double()
         return torch.einsum("hmc,hnc->mn", folds, folds) / len(folds)
+
+    def product(self) -> ProductGram:
+        """The kernel of features and gradients that are kept side by side."""
+        return ProductGram(self._held(), self.count)
 
     def sums(self) -> list[Tensor]:
         """The tensors of the state, which add over disjoint sets of samples."""
@@ -384,27 +421,61 @@ class Sketch:
     def problem(self) -> str | None:
         """Why no similarity can be computed, in words, or None: NaN or infinite features, or no variance."""
         if self._known_problem is None:
-            self._known_problem = (self._problem() if self._sums else "holds no samples",)
+            self._known_problem = (self._problem() if self.count else "holds no samples",)
         return self._known_problem[0]
+
+    def cka_problem(self, estimator: str = "unbiased") -> str | None:
+        """Why CKA with any other sketch is NaN, in words, or None.
+
+        That is `problem`; and for the unbiased estimator also why HSIC_1 of the sketch with itself is zero but for
+        rounding or the noise of its folds: all samples, or all but one, are alike, or all are equally far apart.
+
+        Raises:
+            ValueError: as `cka`.
+        """
+        from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix
+
+        if self.problem() is not None or estimator == "biased":
+            return self.problem()
+        if self.known_cka_problem is None:
+            centered_kernel_alignment_matrix([self], [self], estimator=estimator)
+        assert self.known_cka_problem is not None
+        return self.known_cka_problem[0]
 
     def _problem(self) -> str | None:
         # Subtracting the mean of a constant leaves rounding errors of this size, relative to the mean.
-        rounding = 16 * torch.finfo(self.dtype).eps
+        rounding = _ROUNDING * torch.finfo(self.dtype).eps
         if self.keeps_factors:
-            product = ProductGram(self._sums, self.count)
-            size, largest = product.trace, product.uncentered_trace
-            rounding = max(rounding**2, 1e-14)  # of squares, which are subtracted in float64
-        else:
-            centered, ones = self.centered()
-            size = torch.linalg.vector_norm(centered)
-            if not 1e-15 < float(size) < 1e15:  # squares of float32 may be out of its range
-                size = torch.linalg.vector_norm(centered, dtype=torch.float64)
-            self._norm = float(size)
-            means = torch.linalg.vector_norm(self._sums["feature_sums"] / self.count)
-            largest = means * torch.linalg.vector_norm(ones, dtype=torch.float64)
-        if not bool(torch.isfinite(size)):
-            return "holds NaN or infinite features"
-        return "is constant over the samples" if bool(size <= rounding * largest) else None
+            product = self.product()
+            trace, uncentered = product.trace, product.uncentered_trace
+            self.raw_share = float((uncentered / trace).sqrt())
+            if not bool(trace.isfinite()):
+                return _NOT_FINITE
+            # Of squares, which are subtracted in float64.
+            return _CONSTANT if bool(trace <= max(rounding**2, 1e-14) * uncentered) else None
+        centered, ones = self.centered()
+        means = self._sums["feature_sums"] / self.count
+        if not math.isfinite(self.scale):
+            if bool(means.isfinite().all()):  # they are summed in float64
+                return _TOO_LARGE
+            return f"{_NOT_FINITE}, or finite ones too large for its folds" if self.is_folded else _NOT_FINITE
+        if self.scale == 0:
+            sums = self._sums["bucket_sums"]
+            moved = torch.addcmul(sums, ones[:, None], means[:, None, :].to(self.dtype), value=-1).abs().max()
+            if not bool(moved > 0):
+                return _CONSTANT
+            share = float(moved / means.abs().max())
+            return (
+                f"{_CONSTANT} up to rounding: it varies by {share:.0e} of its mean, which sums in "
+                f"{str(self.dtype).removeprefix('torch.')} cannot tell from none; subtract the mean first, or sum in "
+                "float64"
+            )
+        size = torch.linalg.vector_norm(centered)
+        if not 1e-15 < float(size) < 1e15:  # squares of float32 may be out of its range
+            size = torch.linalg.vector_norm(centered, dtype=torch.float64)
+        largest = torch.linalg.vector_norm(means) * torch.linalg.vector_norm(ones, dtype=torch.float64)
+        self.raw_share = math.hypot(1, float(largest / size))
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that `from_state_dict` makes the sketch from."""
@@ -448,6 +519,11 @@ class Sketch:
             )
 
     def _require_same_hashes(self, other: Sketch) -> None:
+        if type(other) is not type(self):
+            raise ValueError(
+                f"a {type(self).__name__} can only be combined with another, got {type(other).__name__}: they hold "
+                "different things"
+            )
         for name in ("num_buckets", "num_projections", "seed", "dtype"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -461,17 +537,7 @@ class Sketch:
                     f"this sketch has {self.num_buckets} and {self.seed}"
                 )
             sample_ids = sample_ids.ids
-        if values.ndim < 2 or not values.is_floating_point():
-            raise ValueError(
-                f"`{name}` must be floating-point of shape (batch, ...), got {values.dtype} of shape "
-                f"{tuple(values.shape)}"
-            )
-        if sample_ids.shape != values.shape[:1] or sample_ids.is_floating_point():
-            raise ValueError(
-                f"`sample_ids` must be {values.shape[0]} integers, one for each row of `{name}` of shape "
-                f"{tuple(values.shape)}, got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
-            )
-        flat = values.detach().flatten(1)
+        flat = checked_rows(values, sample_ids, name)
         if width and flat.shape[1] != width:
             raise ValueError(
                 f"`{name}` must keep their width: {width} so far, now {flat.shape[1]} (shape {tuple(values.shape)})"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.arguments import checked_integer
 from lightning_sim.sketch.hashing import HashedSamples, random_buckets
 from lightning_sim.sketch.kernels import kernel_similarity
 from lightning_sim.sketch.sketch import Sketch
@@ -63,6 +64,7 @@ class Tang2020Sketch(Sketch):
         self, num_buckets: int = 1024, buckets_per_sample: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(num_buckets, seed=seed, dtype=dtype)
+        buckets_per_sample = checked_integer(buckets_per_sample, "buckets_per_sample")
         if buckets_per_sample < 1 or num_buckets % buckets_per_sample or buckets_per_sample == num_buckets:
             raise ValueError(
                 f"`buckets_per_sample` must be a power of two below {num_buckets}, got {buckets_per_sample}"
@@ -95,12 +97,24 @@ class Tang2020Sketch(Sketch):
     def kernel(self) -> Tensor:
         """H K H, (M, M) in float64."""
         kernel = torch.ones(self.num_buckets, self.num_buckets, dtype=torch.float64, device=self.device)
-        for value in self.sums():
+        for value in super()._held().values():
             kernel = kernel * (value.double() @ value.double().T)
         return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
 
+    def _held(self) -> dict[str, Tensor]:
+        raise ValueError(
+            "a sketch as published keeps no sum of its samples, so that their data cannot be centred: its own cka() "
+            "and nbs() compare two of them, biased, and kernel() is what they compare"
+        )
+
     def cka(self, other: Sketch, *, estimator: str = "biased") -> Tensor:
-        """CKA as published, which is biased; other estimators do not exist for these sketches."""
+        """CKA as published, which is biased.
+
+        Raises:
+            ValueError: for another estimator, which does not exist for these sketches, or another kind of sketch.
+        """
+        if estimator != "biased":
+            raise ValueError(f'sketches as published have `estimator` "biased" only, got {estimator!r}')
         self.require_comparable(other)
         return kernel_similarity(self.kernel(), other.kernel(), "cka").to(self.dtype)
 
@@ -118,15 +132,19 @@ class Tang2020Sketch(Sketch):
             return "holds NaN or infinite features"
         return None if bool(kernel.any()) else "is constant over the samples"
 
+    def cka_problem(self, estimator: str = "biased") -> str | None:
+        """Why CKA with any other sketch is NaN, in words, or None: it has no variance to divide by but that."""
+        return self.problem()
+
     def require_comparable(self, other: Sketch) -> None:
         """Raise the reason, if the two sketches cannot be compared sample by sample."""
-        super().require_comparable(other)
         theirs = getattr(other, "buckets_per_sample", None)
         if theirs != self.buckets_per_sample:
             raise ValueError(
                 "sketches as published can only be compared with each other, and with the same `buckets_per_sample`, "
                 f"got {self.buckets_per_sample} and {theirs}"
             )
+        super().require_comparable(other)
 
     def save(self, path: Path | str, **description: Any) -> None:
         """Refused: files hold sketches that others can be compared with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lightning_sim.sketch.kernels import kernel_similarity
@@ -65,4 +66,7 @@ def compare_unpaired(a: Sketch, b: Sketch, *, measure: Literal["cka", "nbs"] = "
             f"both sketches have `seed` {a.seed}, so that samples of equal ids are paired: for the same samples use "
             "Sketch.cka, for different ones sketch each with a seed of its own"
         )
-    return kernel_similarity(a.kernel(), b.kernel().to(a.device), measure)
+    kernels = a.kernel(), b.kernel().to(a.device)
+    if a.problem() is not None or b.problem() is not None:  # of a constant, rounding would pass for a kernel
+        return torch.full((), torch.nan, dtype=torch.float64, device=a.device)
+    return kernel_similarity(*kernels, measure)

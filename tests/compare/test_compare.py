@@ -210,6 +210,62 @@ def test_command_says_what_is_wrong_and_fails(tmp_path, capsys, arguments, messa
     assert message in capsys.readouterr().err
 
 
+def with_odd_layers(seed):
+    """Beside two that can be compared, one of other samples, a constant one, and one in which one sample differs."""
+    held = network(seed, layers=["conv1", "conv2"])
+    one = torch.zeros(60, 10)
+    one[5] = 1.0
+    odd = {"short": network(seed, samples=30).of()["conv1"], "dead": torch.ones(60, 10), "one": one}
+    sizes = {"num_buckets": 64, "num_projections": 16}
+    held.sketches["features"].update({
+        name: sketched(layer, **sizes) if isinstance(layer, torch.Tensor) else layer for name, layer in odd.items()
+    })
+    return held
+
+
+def test_layers_that_cannot_be_compared_leave_the_others(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        save_sketches(with_odd_layers(seed), tmp_path / f"{seed}.safetensors")
+    expected = layer_matrix(network(1, layers=["conv1", "conv2"]), network(2, layers=["conv1", "conv2"])).values
+    with pytest.warns(UserWarning, match="its similarity is NaN") as caught:
+        values = layer_matrix(with_odd_layers(1), with_odd_layers(2)).values
+    assert np.array_equal(values[:2, :2], expected)
+    assert np.isnan(values).tolist() == [
+        [False, False, True, True, True],
+        [False, False, True, True, True],
+        [True, True, False, True, True],
+        *[[True] * 5] * 2,
+    ]
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == len(set(said))
+    for reason in (
+        "dead is constant over the samples; its similarity is NaN",
+        "one tells no samples from others",
+        "short is of other samples than conv1 (30 and 60 of them)",
+    ):
+        assert sum(message.startswith(reason) for message in said) == 1
+
+    assert compare(tmp_path / "1.safetensors", tmp_path / "2.safetensors") == 0
+    printed = capsys.readouterr()
+    assert f"{expected[0, 1]:.4f}" in printed.out
+    for name in ("dead is constant", "one tells no samples", "short is of other samples"):
+        assert f"lightning-sim: {name}" in printed.err
+
+
+def test_runs_are_compared_by_the_layers_that_have_values(tmp_path, capsys):
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2, 3)]
+    for seed, path in enumerate(paths):
+        save_sketches(with_odd_layers(seed), path)
+    target = tmp_path / "runs.csv"
+    assert compare(*paths, "--out", target) == 0
+    rows = [row for row in read(target) if (row["a"], row["b"]) == ("1.safetensors", "2.safetensors")]
+    values = {row["layer"]: float(row["value"]) for row in rows}
+    assert {layer for layer, value in values.items() if np.isnan(value)} == {"dead", "one"}
+    printed = capsys.readouterr()
+    assert f"{np.nanmean(list(values.values())):.4f}" in printed.out
+    assert "dead of 1.safetensors is constant over the samples" in printed.err
+
+
 def test_command_refuses_other_outputs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         compare(tmp_path, "--out", "x.docx")

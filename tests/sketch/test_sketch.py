@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_sim.sketch import Sketch
+from lightning_sim.sketch import Sketch, Tang2020Sketch, centered_kernel_alignment_matrix
 from lightning_sim.sketch.folding import fold
 from lightning_sim.sketch.hashing import sample_buckets, sample_signs
 from tests.golden import reference_rows
@@ -198,6 +198,13 @@ def test_state_dict_round_trip():
         ({"num_buckets": 2}, "at least 4"),
         ({"num_projections": 7}, "even number.*7"),
         ({"dtype": torch.float16}, "float16"),
+        ({"num_buckets": 1000.5}, "`num_buckets` must be an integer.*1000.5"),
+        ({"num_buckets": "64"}, "`num_buckets` must be an integer.*'64'"),
+        ({"num_projections": None}, "`num_projections` must be an integer.*None"),
+        ({"seed": "a"}, "`seed` must be an integer.*'a'"),
+        ({"seed": None}, "`seed` must be an integer.*None"),
+        ({"seed": True}, "`seed` must be an integer.*True"),
+        ({"seed": 2**64}, "`seed` must be an integer of at most 64 bits"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -213,6 +220,16 @@ def test_bad_settings_are_refused(settings, message):
         (torch.randn(4, 3), torch.arange(5), r"4 integers.*\(5,\)"),
         (torch.randn(4, 3), torch.randn(4), "integers.*float32"),
         (torch.randn(4, 9), torch.arange(4), "width: 8 so far, now 9"),
+        ([[1.0, 2.0]], torch.arange(1), "`features` must be a dense torch.Tensor.*got list"),
+        (np.ones((4, 8)), torch.arange(4), "`features` must be a dense torch.Tensor.*got ndarray"),
+        (torch.randn(4, 8).to("meta"), torch.arange(4), r"`features` must be a dense.*got meta.*\(4, 8\)"),
+        (torch.eye(8).to_sparse(), torch.arange(8), "`features` must be a dense.*got torch.sparse_coo"),
+        (torch.ones(4, 0), torch.arange(4), r"\(batch, \.\.\.\).*\(4, 0\)"),
+        (torch.randn(4, 8), [0, 1, 2, 3], "4 integers.*got list"),
+        (torch.randn(4, 8), np.arange(4), "4 integers.*got ndarray"),
+        (torch.randn(4, 8), torch.ones(4, dtype=torch.bool), "4 integers.*got torch.bool"),
+        (torch.randn(4, 8), torch.arange(4).to("meta"), "4 integers.*got meta"),
+        (torch.randn(4, 8), torch.arange(4).to_sparse(), "4 integers.*got torch.sparse_coo"),
     ],
 )
 def test_bad_updates_are_refused(features, ids, message):
@@ -239,6 +256,26 @@ def test_what_cannot_be_compared_is_refused(other, message):
         sketched(x).cka(other(x))
     with pytest.raises(ValueError, match=message):
         sketched(x).nbs(other(x))
+
+
+@pytest.mark.parametrize("make", [Sketch, Tang2020Sketch])
+def test_an_empty_sketch_says_so(make):
+    for method in ("kernel", "centered", "uncentered", "grams", "occupied", "ones"):
+        with pytest.raises(ValueError, match="holds no samples" if make is Sketch else "no samples|as published"):
+            getattr(make(), method)()
+    for measure in ("cka", "nbs"):
+        with pytest.raises(ValueError, match="at least 4 samples"):
+            getattr(make(), measure)(make())
+    assert make().problem() == make().cka_problem() == "holds no samples"
+    with pytest.raises(ValueError, match="at least one sketch"):
+        centered_kernel_alignment_matrix([], [])
+
+
+@pytest.mark.parametrize("seed", [2**62, -(2**63), 2**63 - 1])
+def test_seeds_of_64_bits_work(seed):
+    x, y = related(50, 3000, rank=5, correlation=0.8, seed=0)
+    a, b = (sketched(z, seed=seed) for z in (x, y))
+    assert float(a.cka(b)) == pytest.approx(exact.cka_unbiased(x, y), abs=0.02)
 
 
 def test_merging_other_layers_is_refused():
@@ -284,7 +321,10 @@ def test_kept_grams_give_the_same_bits_until_the_sketch_changes(samples, widths)
 
     def make(count=samples):
         sketch = Sketch(num_buckets=256)
-        features, *gradients = (torch.randn(count, width, generator=draw) for width in widths)
+        # Of few directions, which the folds of 60,000 columns leave more of than their noise.
+        features, *gradients = (
+            torch.randn(count, 20, generator=draw) @ torch.randn(20, width, generator=draw) for width in widths
+        )
         sketch.update(features, torch.arange(count), gradients=gradients[0] if gradients else None)
         return sketch
 

@@ -1,5 +1,7 @@
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -8,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save, save_file
 
-from lightning_sim.sketch import Sketch
+from lightning_sim.sketch import Sketch, mean_embedding_norm
 from lightning_sim.sketch.sketch_set import SketchSet
 from lightning_sim.sketch.storage import is_sketch_file, load_sketch, load_sketches, save_sketch, save_sketches
 from tests.processes import Process
@@ -192,6 +194,11 @@ def state_of(described):
         (lambda m, d, t: state_of(d).update(seed=2**70), r"state\.seed.*64 bits"),
         (lambda m, d, t: state_of(d).update(count=0), r"state\.count"),
         (lambda m, d, t: state_of(d).update(count=True), r"state\.count"),
+        (lambda m, d, t: state_of(d).update(count=2**62), r"state\.count.*1 to 9007199254740992"),
+        (lambda m, d, t: state_of(d).update(width=2**62), r"state\.width"),
+        (lambda m, d, t: state_of(d).update(gradient_width=2**62), r"state\.gradient_width"),
+        (lambda m, d, t: d.update(epoch=10**30), r"content\.epoch"),
+        (lambda m, d, t: d.update(step=-(2**64)), r"content\.step"),
         (lambda m, d, t: state_of(d).update(width=-3), r"state\.width"),
         (lambda m, d, t: state_of(d).update(dtype="float128"), r"sketches\[0\]\.state"),
         (lambda m, d, t: state_of(d).update(num_buckets=1000), "power of two"),
@@ -214,6 +221,27 @@ def test_forged_descriptions_are_refused_by_field(tmp_path, change, field):
     rewritten(path, change)
     with pytest.raises(ValueError, match=rf"sketch\.safetensors.*{field}"):
         load_sketches(path)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("dtype", [None, "float16"])
+@pytest.mark.parametrize("field", ["count", "seed", "fingerprint", "width", "gradient_width", "num_projections"])
+def test_absurd_numbers_are_refused_or_do_no_harm(tmp_path, field, dtype, gradients):
+    sketch, path = Sketch(64, 32), tmp_path / "sketch.safetensors"
+    x = torch.randn(40, 12)
+    sketch.update(x, torch.arange(40), gradients=x[:, :8] if gradients else None)
+    save_sketch(sketch, path, dtype=dtype)
+    content = path.read_bytes()
+    for number in (5, 2**31, 2**32, 2**53, 2**53 + 1, 2**62, 2**63 - 1, -(2**63), 2**63, 10**30):
+        path.write_bytes(content)
+        rewritten(path, lambda m, d, t, number=number: state_of(d).update({field: number}))
+        again = None
+        with contextlib.suppress(ValueError):
+            again = load_sketch(path)
+        if again is not None:
+            for measure in (lambda a: a.cka(a), lambda a: a.nbs(a), mean_embedding_norm):
+                assert math.isnan(value := float(measure(again))) or value >= 0
+            again.save(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", "[" * 100_000, '{"sketches": 1}', "9" * 5000])

@@ -10,7 +10,9 @@ import torch
 from lightning_sim.sketch import (
     Sketch,
     Tang2020Sketch,
+    centered_kernel_alignment_matrix,
     compare_unpaired,
+    normalized_bures_similarity,
     transport_map_kernel,
     transport_map_matrix,
 )
@@ -102,9 +104,28 @@ def test_published_sketches_are_not_mixed_with_others():
         published.cka(added(lambda: Sketch(64), x))
     with pytest.raises(ValueError, match="1 and 2"):
         published.nbs(added(lambda: Tang2020Sketch(64, 2), x))
+    for combine in (added(lambda: Sketch(64), x).merge, added(lambda: Sketch(64), x).cka):
+        with pytest.raises(ValueError, match="Sketch can only be combined with another, got Tang2020Sketch"):
+            combine(published)
+    for wrong in ("a", None, 1.5):
+        with pytest.raises(ValueError, match="`buckets_per_sample` must be an integer"):
+            Tang2020Sketch(64, wrong)
     for wrong in (0, 3, 64):
         with pytest.raises(ValueError, match="`buckets_per_sample`"):
             Tang2020Sketch(64, wrong)
+
+
+def test_published_sketches_have_no_other_estimator_and_no_matrix():
+    published = added(lambda: Tang2020Sketch(64), torch.randn(20, 4))
+    for wrong in ("unbiased", "debiased", None):
+        with pytest.raises(ValueError, match='`estimator` "biased" only'):
+            published.cka(published, estimator=wrong)
+    assert float(published.cka(published, estimator="biased")) == pytest.approx(1)
+    for estimator in ("unbiased", "biased"):
+        with pytest.raises(ValueError, match=r"as published keeps no sum.*its own cka\(\)"):
+            centered_kernel_alignment_matrix([published], [published], estimator=estimator)
+    with pytest.raises(ValueError, match="as published keeps no sum"):
+        normalized_bures_similarity(published, published)
 
 
 def test_transport_map_carries_one_covariance_to_the_other():
@@ -134,6 +155,20 @@ def test_transport_map_similarities():
     kernels = [transport_map_kernel(*pair).numpy() for pair in (one, two)]
     cka = (kernels[0] * kernels[1]).sum() / np.prod([np.linalg.norm(k) for k in kernels])
     assert float(transport_map_matrix([one], [two])) == pytest.approx(cka, abs=1e-9)
+
+
+@pytest.mark.parametrize("mean", [100.0, 1000.0])
+def test_transport_map_leaves_out_what_rounding_adds(mean):
+    draw = torch.Generator().manual_seed(0)
+    low, other, *gradients = (torch.randn(200, 4, generator=draw) @ torch.randn(4, 40, generator=draw) for _ in "1234")
+    values = []
+    for offset in (0.0, mean):
+        pairs = [
+            tuple(sketched(z, num_buckets=256) for z in pair)
+            for pair in ((low + offset, gradients[0]), (low + 0.3 * other + offset, gradients[1]))
+        ]
+        values.append(transport_map_matrix(pairs[:1], pairs[1:]).item())
+    assert values[1] == pytest.approx(values[0], abs=1e-3)
 
 
 def with_spectrum(samples, eigenvalues, seed):
@@ -178,8 +213,8 @@ def test_unpaired_takes_any_sizes_and_kinds_but_not_equal_hashes():
         compare_unpaired(product, added(lambda: Sketch(64, seed=1), x))
     with pytest.raises(ValueError, match="64 and 128"):
         compare_unpaired(product, added(lambda: Sketch(128, seed=2), x))
-    broken = added(lambda: Sketch(64, seed=3), x * torch.nan)
-    assert compare_unpaired(product, broken).isnan()
+    for broken in (x * torch.nan, torch.full_like(x, 0.7)):
+        assert compare_unpaired(product, added(lambda: Sketch(64, seed=3), broken)).isnan()
 
 
 def test_kernel_of_a_sketch_is_the_centred_gram():
