@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import numbers
+import operator
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_matrix", "check_pair", "warn_if_constant", "working_dtype"]
+__all__ = [
+    "check_choice",
+    "check_flag",
+    "check_integer",
+    "check_logits",
+    "check_matrix",
+    "check_pair",
+    "check_tensor",
+    "is_number",
+    "warn_if_constant",
+    "working_dtype",
+]
+
+# Those with arithmetic; the ones of 8 bits have none.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_pair(
@@ -36,26 +54,19 @@ def check_pair(
 
 def check_matrix(x: Tensor, name: str, *, form: str = "(samples, width)") -> Tensor:
     """A finite floating-point matrix of the `form`, cast to the wider of float32 and its dtype."""
-    if not isinstance(x, Tensor):
-        raise ValueError(f"`{name}` must be a torch.Tensor of shape {form}, got {type(x).__name__}")
-    if x.ndim != 2 or x.shape[1] == 0:
-        shape = tuple(x.shape)
-        raise ValueError(f"`{name}` must have shape {form}, got {shape}; flatten further dimensions first")
-    if not x.is_floating_point():
-        shape = tuple(x.shape)
-        raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {shape}; call .float()")
+    _check_kind(x, name, form)
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"`{name}` of shape {tuple(x.shape)} holds NaN or infinite values")
     return x.to(working_dtype(x.dtype))
 
 
 def check_logits(
-    a: Tensor, b: Tensor, *, names: tuple[str, str] = ("logits_a", "logits_b")
+    a: Tensor, b: Tensor, *, names: tuple[str, str] = ("logits_a", "logits_b"), minimum_rows: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Two matrices (samples, classes) of one shape; -inf, the logit of probability zero, is allowed."""
     for logits, name in ((a, names[0]), (b, names[1])):
-        allowed = logits.masked_fill(logits == -torch.inf, 0) if isinstance(logits, Tensor) else logits
-        check_matrix(allowed, name)
+        _check_kind(logits, name, "(samples, classes)")
+        check_matrix(logits.masked_fill(logits == -torch.inf, 0), name)
         if logits.shape[1] < 2:
             raise ValueError(
                 f"`{name}` must hold the logits of at least 2 classes, got shape {tuple(logits.shape)}; "
@@ -68,16 +79,49 @@ def check_logits(
             f"`{names[0]}` and `{names[1]}` must hold the same samples and classes, "
             f"got shapes {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    if a.shape[0] == 0:
+    if a.shape[0] < minimum_rows:
         raise ValueError(f"`{names[0]}` and `{names[1]}` need at least 1 sample, got shape {tuple(a.shape)}")
     _check_devices(a, b, names)
     dtype = working_dtype(torch.promote_types(a.dtype, b.dtype))
     return a.to(dtype), b.to(dtype)
 
 
+def check_tensor(x: object, name: str, form: str) -> None:
+    """Refuse what is no tensor, or one whose entries are not at hand one by one."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"`{name}` must be a torch.Tensor of shape {form}, got {type(x).__name__}")
+    if x.is_nested or x.layout != torch.strided:
+        raise ValueError(f"`{name}` must be a dense tensor, got a nested or sparse one of {x.layout}; make it dense")
+    if x.is_meta:
+        raise ValueError(f"`{name}` of shape {tuple(x.shape)} is on the meta device, where tensors hold no values")
+
+
+def check_integer(value: Any, name: str, minimum: int) -> int:
+    """An integer of at least `minimum`; True and 2.0 are none."""
+    integer = None
+    if not isinstance(value, bool | Tensor):
+        with contextlib.suppress(TypeError):
+            integer = operator.index(value)
+    if integer is None or integer < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}")
+    return integer
+
+
+def check_flag(value: object, name: str) -> None:
+    """Refuse a `value` that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a real number, which True and NaN are not."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and value == value
+
+
 def check_choice(value: object, name: str, choices: tuple[object, ...]) -> None:
     """Refuse a `value` that is not among the `choices`."""
-    if value not in choices:
+    # Arrays and tensors compare entry by entry.
+    if not isinstance(value, str | int | float | None) or value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
@@ -86,9 +130,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def warn_if_constant(
-    x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), stacklevel: int = 3
-) -> bool:
+def warn_if_constant(x: Tensor, y: Tensor, *, names: tuple[str, str] = ("x", "y"), stacklevel: int = 3) -> bool:
     """Whether either matrix is zero, after a warning that names it; give centred matrices (`center_columns`).
 
     The caller returns NaN then: similarity to a representation without variance is 0/0, neither 0 nor 1.
@@ -97,12 +139,20 @@ def warn_if_constant(
     constant = [f"`{name}`" for name, matrix in zip(names, (x, y), strict=True) if not bool(matrix.any())]
     if constant:
         warnings.warn(
-            f"{' and '.join(constant)} has no variance over the samples; "
-            "the value is undefined, returning NaN",
+            f"{' and '.join(constant)} has no variance over the samples; the value is undefined, returning NaN",
             UserWarning,
             stacklevel=stacklevel,
         )
     return bool(constant)
+
+
+def _check_kind(x: Tensor, name: str, form: str) -> None:
+    check_tensor(x, name, form)
+    shape = tuple(x.shape)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"`{name}` must have shape {form}, got {shape}; flatten further dimensions first")
+    if x.dtype not in _FLOATS:
+        raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {shape}; call .float()")
 
 
 def _check_devices(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:

@@ -27,7 +27,7 @@ class SimilarityMatrix:
         representation: For instance ``"features"``.
         rows: Layers of the network.
         columns: Layers of the reference.
-        values: Shape (rows, columns), kept as float32; NaN where a value could not be computed.
+        values: Shape (rows, columns), kept as float32; NaN where a value could not be computed, or is infinite.
 
     Raises:
         ValueError: If `values` does not have the shape (rows, columns), or is empty.
@@ -93,7 +93,8 @@ class SimilarityMatrix:
 class Measurement:
     """Everything measured at one moment of training.
 
-    Values are rounded to float32, so that memory, checkpoint and record hold identical numbers.
+    Values are rounded to float32, and infinite ones are NaN, so that memory, loggers, checkpoint and record hold
+    identical numbers.
 
     Args:
         epoch: Epochs completed before the one in which was measured, as Lightning counts them.
@@ -173,4 +174,6 @@ def has_own_unit(measure: str) -> bool:
 
 def _as_float32(values: Iterable[Any] | NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
-        return np.array(values, dtype=np.float32)  # a copy: what was measured does not change
+        numbers = np.array(values, dtype=np.float32)  # a copy: what was measured does not change
+    numbers[np.isinf(numbers)] = np.nan
+    return numbers

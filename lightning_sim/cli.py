@@ -1,4 +1,7 @@
-"""The command line: ``lightning-sim demo | report | compare``."""
+"""The command line, ``lightning-sim demo | report | compare``: its arguments.
+
+What loads torch is imported when a command runs: help and wrong arguments are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lightning_sim import __version__
-from lightning_sim.compare import command as compare
-from lightning_sim.report import command as report
 
 __all__ = ["main"]
+
+COMPARED = ("cka", "nbs", "agreement", "jsd", "rank_correlation")
+_SUFFIXES = (".csv", ".png", ".pdf", ".svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
-    report.add_parser(commands)
-    compare.add_parser(commands)
+    _add_report(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -55,6 +59,75 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     demo.add_argument("--epochs", metavar="N", type=_integer(1, 1000), default=8, help="of each training")
     demo.add_argument("--seed", metavar="N", type=_integer(0, 2**32 - 2), default=0, help="of weights and sample order")
     demo.set_defaults(run=_demo)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="show monitored runs as a table, and as a page for the browser",
+        description=(
+            "Show first, last and lowest value and trend of every similarity of one or more runs; with --out write "
+            "a page with trajectories, matrices over the epochs, similarity against divergence of the outputs, and "
+            "the configuration. The page is one file that loads nothing from anywhere."
+        ),
+    )
+    report.add_argument(
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        help="directory of a run, or a record, event file, metrics.csv or offline W&B file",
+    )
+    report.add_argument("--out", metavar="FILE", type=Path, help="write the page to this file, such as report.html")
+    report.add_argument(
+        "--format",
+        choices=("table", "json", "csv"),
+        default="table",
+        help="what is printed: a table to look at (default), or the same numbers for scripts",
+    )
+    report.add_argument("--name", default="similarity", help="name of the monitor in the runs (default: %(default)s)")
+    report.set_defaults(run=_report)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="compare saved sketches: layers of two networks, epochs of a run, or many runs",
+        description=(
+            "Compare saved sketches. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
+            "save_sketches. One or two: every layer with every layer, at the last epoch. One or two with --layer: "
+            "that layer, every epoch with every epoch. Three or more: every run with every run, the mean over the "
+            "layers that they share, or --layer. A measure of outputs compares runs likewise, and of one or two every "
+            "epoch with every epoch."
+        ),
+    )
+    compare.add_argument("paths", metavar="PATH", nargs="+", type=Path)
+    compare.add_argument("--measure", choices=COMPARED, default="cka", help="default: cka")
+    compare.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased", help="of CKA")
+    compare.add_argument("--representation", metavar="NAME", default="features", help="default: features")
+    compare.add_argument("--layer", metavar="NAME", help="only this layer")
+    compare.add_argument("--epoch", metavar="N", type=int, help="this epoch instead of the last")
+    compare.add_argument(
+        "--out",
+        metavar="FILE",
+        type=_output,
+        action="append",
+        default=[],
+        help="write the picture (.png, .pdf, .svg) or the numbers (.csv); may be repeated",
+    )
+    compare.set_defaults(run=_compare)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from lightning_sim.report.command import run
+
+    return run(parsed)
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from lightning_sim.compare.command import run
+
+    return run(parsed)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -101,6 +174,13 @@ def _integer(lowest: int, highest: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in _SUFFIXES:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(_SUFFIXES)}, got {text!r}")
+    return path
 
 
 if __name__ == "__main__":

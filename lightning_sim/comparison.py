@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from lightning_sim._measurement import SimilarityMatrix
@@ -138,28 +139,21 @@ def compare_outputs(
 
 
 def compare_weights(
-    current: Snapshot, reference: Snapshot
+    current: Snapshot, reference: Snapshot, pairs: Mapping[str, str]
 ) -> tuple[dict[str, float], list[SimilarityMatrix], dict[str, str]]:
-    """wCKA of two chains of dense layers: ``wcka/weights/<layer>`` for layers of the same name, and the matrix."""
-    mine, theirs = current.chain, reference.chain
-    if mine is None or theirs is None:
-        return {}, [], {}
-    names = [f"wcka/weights/{layer}" for layer in mine if layer in theirs]
+    """wCKA of two chains of dense layers: ``wcka/weights/<layer>`` for pairs of layers, and the matrix."""
+    mine, theirs = current.chain or {}, reference.chain or {}
+    names = [f"wcka/weights/{layer}" for layer in pairs]
     try:
-        values = weight_centered_kernel_alignment(list(mine.values()), list(theirs.values()))
+        whole = weight_centered_kernel_alignment(list(mine.values()), list(theirs.values())).float().numpy()
     except ValueError as error:
         return dict.fromkeys(names, float("nan")), [], {"wcka": str(error)}
-    matrix = SimilarityMatrix("wcka", "weights", tuple(mine), tuple(theirs), values.float().numpy())
-    positions = {layer: index for index, layer in enumerate(theirs)}
-    return (
-        {
-            f"wcka/weights/{layer}": float(values[row, positions[layer]])
-            for row, layer in enumerate(mine)
-            if layer in positions
-        },
-        [matrix],
-        {},
-    )
+    rows, columns = list(pairs), list(dict.fromkeys(pairs.values()))
+    positions = [list(mine).index(layer) for layer in rows], [list(theirs).index(layer) for layer in columns]
+    values = whole[np.ix_(*positions)]
+    matrix = SimilarityMatrix("wcka", "weights", tuple(rows), tuple(columns), values)
+    found = (float(values[row, columns.index(layer)]) for row, layer in enumerate(pairs.values()))
+    return dict(zip(names, found, strict=True)), [matrix], {}
 
 
 def _layers(snapshot: Snapshot, layers: Sequence[str], representation: str) -> list[Layer | None]:

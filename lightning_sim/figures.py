@@ -91,7 +91,7 @@ def history_figure(history: SimilarityHistory) -> Figure:
     panels = {f"{m}, {r}": _layer_lines(history, m, r) for m, r in kinds if r is not None}
     parameters = {name: {name: history.trajectory(name)} for name in FISHER_MEASURES if (name, None) in kinds}
     outputs = _output_lines(history)
-    matrix = _last_matrix(history)
+    matrix, epoch = _last_matrix(history)
     count = len(panels) + len(parameters) + bool(outputs) + (matrix is not None)
     columns = max(math.ceil(math.sqrt(count)), 1)
     rows = max(math.ceil(count / columns), 1)
@@ -110,7 +110,7 @@ def history_figure(history: SimilarityHistory) -> Figure:
         _draw_outputs(axes, outputs, "outputs")
         _add_legend(axes)
     if matrix is not None:
-        title = f"{matrix.measure}, {matrix.representation}, epoch {_last_epoch(history)}"
+        title = f"{matrix.measure}, {matrix.representation}, epoch {epoch}"
         _draw_matrix(grid[count - 1], matrix, title, 2.6 / max(matrix.values.shape))
         _add_color_bar(figure, grid[count - 1])
     return figure
@@ -134,7 +134,7 @@ def comparison_figure(
     lines = {name: _layer_lines(history, measure, representation) for name, history in histories.items()}
     outputs = {name: _output_lines(history) for name, history in histories.items()}
     matrices = {name: _last_matrix(history, measure, representation) for name, history in histories.items()}
-    parts = [2.9] + [2.1] * any(outputs.values()) + [3.7] * any(m is not None for m in matrices.values())
+    parts = [2.9] + [2.1] * any(outputs.values()) + [3.7] * any(m is not None for m, _ in matrices.values())
     figure = _new_figure(4.3 * len(histories) + 1.4, sum(parts) + 0.5)
     grid = figure.subplots(len(parts), len(histories), squeeze=False, height_ratios=parts)
     for column, name in enumerate(histories):
@@ -148,10 +148,9 @@ def comparison_figure(
             axes.sharey(grid[1, 0])
             _draw_outputs(axes, outputs[name])
             axes.set_ylabel("outputs" if first else "", fontsize=9, color=_GREY)
-        matrix = matrices[name]
+        matrix, epoch = matrices[name]
         if matrix is not None:
-            title = f"epoch {_last_epoch(histories[name])}"
-            _draw_matrix(grid[-1, column], matrix, title, 2.4 / max(matrix.values.shape))
+            _draw_matrix(grid[-1, column], matrix, f"epoch {epoch}", 2.4 / max(matrix.values.shape))
             _add_color_bar(figure, grid[-1, column])
         elif len(parts) > 1 + any(outputs.values()):
             grid[-1, column].set_axis_off()
@@ -365,16 +364,13 @@ def _output_lines(history: SimilarityHistory) -> dict[str, Trajectory]:
 
 def _last_matrix(
     history: SimilarityHistory, measure: str | None = None, representation: str | None = None
-) -> SimilarityMatrix | None:
+) -> tuple[SimilarityMatrix | None, int]:
+    """The last matrix of a kind, and of which epoch it is."""
     for measurement in reversed(history.measurements):
         for matrix in measurement.matrices:
             if measure in (None, matrix.measure) and representation in (None, matrix.representation):
-                return matrix
-    return None
-
-
-def _last_epoch(history: SimilarityHistory) -> int:
-    return next((m.epoch for m in reversed(history.measurements) if m.matrices), -1)
+                return matrix, measurement.epoch
+    return None, -1
 
 
 def _label(name: str, most: int = 30) -> str:

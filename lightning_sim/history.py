@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim._arguments import check_integer, check_number, check_text, described
 from lightning_sim._checks import check_choice
 from lightning_sim._measurement import Measurement, SimilarityMatrix, split_name
 from lightning_sim.correlations import Method, correlate, is_correlation
@@ -75,11 +77,19 @@ class SimilarityHistory:
     """
 
     def __init__(self, metadata: Mapping[str, Any], measurements: Iterable[Measurement] = ()) -> None:
+        if not isinstance(metadata, Mapping):
+            raise ValueError(f"`metadata` must be a mapping, {{}} where nothing is known, got {described(metadata)}")
         self.metadata: dict[str, Any] = dict(metadata)
-        self.measurements: list[Measurement] = list(measurements)
+        if not isinstance(measurements, Iterable):
+            raise ValueError(f"`measurements` must be a list of them, got {described(measurements)}")
+        self.measurements: list[Measurement] = []
+        for measurement in measurements:
+            self.append(measurement)
 
     def append(self, measurement: Measurement) -> None:
         """Add the newest measurement."""
+        if not isinstance(measurement, Measurement):
+            raise ValueError(f"a history holds objects of the class Measurement, got {described(measurement)}")
         self.measurements.append(measurement)
 
     @property
@@ -125,6 +135,7 @@ class SimilarityHistory:
         Raises:
             ValueError: If nothing of that name was measured; the message says what was.
         """
+        _check_asked(measure, layer, representation)
         name = measure if layer is None else f"{measure}/{representation}/{layer}"
         found = [m for m in self.measurements if name in m.values]
         if not found:
@@ -144,6 +155,7 @@ class SimilarityHistory:
         Raises:
             ValueError: If there is none; the message says which there are.
         """
+        _check_asked(measure, None, representation, epoch)
         for measurement in reversed(self.measurements):
             if epoch is None or measurement.epoch == epoch:
                 for matrix in measurement.matrices:
@@ -193,6 +205,10 @@ class SimilarityHistory:
             ValueError: If nothing of these names was measured; the message says what was.
         """
         check_choice(method, "method", ("pearson", "spearman"))
+        if not 0 < check_number(confidence, "confidence") < 1:
+            raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence}")
+        for measure in (first, second):
+            _check_asked(measure, layer, representation, epoch)
         layered = [not any(measure in m.values for m in self.measurements) for measure in (first, second)]
         if all(layered) and layer is None:
             x, y = self._over_layers(first, second, representation, epoch)
@@ -242,6 +258,8 @@ class SimilarityHistory:
             histories: Histories, or paths for `read_history`.
             matrices: As in `to_records`.
         """
+        if isinstance(histories, str | Path | SimilarityHistory) or not isinstance(histories, Iterable):
+            raise ValueError(f"`histories` must be a list of histories or paths, got {described(histories)}")
         joined: list[list[Any]] = [[] for _ in COLUMNS]
         taken: set[str] = set()
         for item in histories:
@@ -347,19 +365,31 @@ def read_history(path: Path | str, *, source: str | None = None, name: str = "si
     well, a CSV file does not: there the reference layers are unknown.
 
     Args:
-        path: A run's directory, its ``similarity`` directory, or one of the files: ``record.jsonl``, an event
-            file, ``metrics.csv``, ``run-*.wandb``.
+        path: A run's directory, its ``similarity`` directory (`SimilarityMonitor.directory`), or one of the files:
+            ``record.jsonl``, an event file, ``metrics.csv``, ``run-*.wandb``.
         source: ``"record"``, ``"tensorboard"``, ``"csv"`` or ``"wandb"`` to insist on one of them.
         name: The monitor's `name`. A logger with a prefix of its own calls it ``<prefix>-similarity``.
 
     Raises:
         FileNotFoundError: If nothing readable lies there; directories below that hold runs are named.
-        ValueError: If a file is damaged, or several offline W&B runs lie there.
+        ValueError: If a file is damaged, or several records or offline W&B runs lie there; it names them.
         ModuleNotFoundError: If the package that reads the source is not installed.
     """
     from lightning_sim.loggers.reading import read_run
 
-    return read_run(Path(path), source, name)
+    if not isinstance(path, str | PathLike):
+        raise ValueError(f"`path` must be the path of a run, got {described(path)}")
+    return read_run(Path(path), source, check_text(name, "name"))
+
+
+def _check_asked(measure: object, layer: object, representation: object, epoch: object = None) -> None:
+    """Refuse what is no name of anything, before it is looked up."""
+    check_text(measure, "measure")
+    check_text(representation, "representation")
+    if layer is not None:
+        check_text(layer, "layer")
+    if epoch is not None:
+        check_integer(epoch, "epoch", least=-1)  # what loggers do not say is -1
 
 
 def _frame(columns: list[list[Any]]) -> pandas.DataFrame:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from lightning_sim._arguments import described
+from lightning_sim._checkpoints import load_state_dict, require_checkpoint
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, SketchSet, load_sketches
 from lightning_sim.sketch.hashing import fingerprint
@@ -20,7 +21,6 @@ from lightning_sim.sketch.storage import is_sketch_file
 __all__ = ["Reference"]
 
 _MOVING = ("init", "previous")
-_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 
 
 class Reference:
@@ -62,15 +62,15 @@ class Reference:
             self.module, self.kind = source, "module"
         elif isinstance(source, str) and source in _MOVING:
             self.kind = source
-        elif isinstance(source, str | Path):
+        elif isinstance(source, str | Path) and str(source):
             self.path, self.kind = Path(source), "checkpoint"
-            _require_checkpoint(self.path)
+            require_checkpoint(self.path)
             if self.path.suffix == ".safetensors" and is_sketch_file(self.path):
                 self.kind, self.saved = "sketches", load_sketches(self.path)
         else:
             raise ValueError(
                 '`reference` must be "init", "previous", the path of a checkpoint, an nn.Module or a Reference, '
-                f"got {type(source).__name__}"
+                f"got {described(source)}"
             )
 
     def __repr__(self) -> str:
@@ -85,14 +85,21 @@ class Reference:
             FileNotFoundError: for a path that does not exist.
             ValueError: when the file is damaged, or no file of sketches; it names the field.
         """
+        if not isinstance(path, str | Path):
+            raise ValueError(f"`path` must be the path of a file of sketches, got {described(path)}")
         load_sketches(path)  # says why, where `Reference(path)` would take another file for a state dict
         return cls(path)
 
     def describe(self) -> dict[str, Any]:
-        """Kind, and path and content hash or class, as the record states them."""
+        """Kind, and path and content hash or class, as the record states them.
+
+        Raises:
+            ValueError: for a module whose parameters have no values yet.
+        """
         if self.path is not None:
             return {"kind": self.kind, "path": str(self.path), "sha256": _sha256(self.path)}
         if self.module is not None:
+            _require_values(self.module)
             return {"kind": self.kind, "class": type(self.module).__name__, "sha256": _sha256_of_weights(self.module)}
         return {"kind": self.kind}
 
@@ -108,7 +115,6 @@ class Reference:
         if self.path is None or self.saved is not None:
             return None
         return _fitted(load_state_dict(self.path), network, self.path)
-
 
     def snapshot(
         self,
@@ -151,48 +157,6 @@ class Reference:
         logits = self.saved.logits if self.saved.logits is not None and len(self.saved.logits) == num_samples else None
         problems = {} if logits is not None else {"": "of the reference is not in the file of sketches"}
         return Snapshot(sketches, logits, None, problems)
-
-
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint file, by name, without executing anything from the file.
-
-    Raises:
-        ValueError: when the file is damaged, holds code objects, or holds no state dict.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(map(str, list(state)[:10]))
-        raise ValueError(f"{path} holds no state dict of tensors, its keys are: {keys or 'none'}")
-    return tensors
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    # torch's message names the first object outside of its safe list, then advises how to execute it all the same.
-    reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-    return (
-        f"{path} was refused, because reading it would run code stored in it ({reason}). Only tensors and plain values "
-        "are read. If you trust the file, load it yourself and pass the network, or save its weights alone: "
-        "torch.save(network.state_dict(), 'reference.pt')"
-    )
 
 
 def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
@@ -239,14 +203,17 @@ def _some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
 
 
-def _require_checkpoint(path: Path) -> None:
-    if path.suffix not in _SUFFIXES:
+def _require_values(module: nn.Module) -> None:
+    lacking = [
+        name
+        for name, value in (*module.named_parameters(), *module.named_buffers())
+        if value.is_meta or isinstance(value, UninitializedParameter | UninitializedBuffer)
+    ]
+    if lacking:
         raise ValueError(
-            f"`reference` {str(path)!r} is neither \"init\" nor \"previous\" "
-            f"nor a file ending in {', '.join(_SUFFIXES)}"
+            f"the reference {type(module).__name__} has no values for {_some(lacking)}: they are on the device meta or "
+            "of a lazy module; load its weights, or run it once, before training"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"the reference checkpoint {path} does not exist")
 
 
 def _sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ import pytest
 from lightning_sim import SimilarityHistory, __version__, cli
 from lightning_sim._measurement import Measurement
 from lightning_sim.demo import Demo, terminal
+from lightning_sim.loggers.record import RecordWriter
 
 
 def test_the_command_is_installed() -> None:
@@ -20,12 +21,30 @@ def test_the_command_is_installed() -> None:
     assert script.value == "lightning_sim.cli:main"
 
 
-def test_help_lists_the_demo_without_the_wait_for_lightning() -> None:
-    code = "import sys; from lightning_sim.cli import main\ntry: main(['--help'])\nfinally: print(*sorted(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert "demo" in result.stdout
-    assert "argparse" in result.stdout.split()
-    assert "lightning" not in result.stdout.split()
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "demo"),
+        (["--version"], 0, __version__),
+        (["demo", "--help"], 0, "--epochs"),
+        (["report", "--help"], 0, "--format"),
+        (["compare", "--help"], 0, "--measure"),
+        (["dmeo"], 2, "invalid choice: 'dmeo'"),
+        (["report"], 2, "required: RUN"),
+        (["compare", "x", "--measure", "ckka"], 2, "'rank_correlation'"),
+        (["compare", "x", "--out", "x.docx"], 2, "must end in .csv"),
+    ],
+)
+def test_help_and_wrong_arguments_are_answered_without_the_wait_for_torch(
+    arguments: list[str], status: int, said: str
+) -> None:
+    code = f"import sys; from lightning_sim.cli import main\ntry: main({arguments})\nfinally: print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == status
+    assert said in result.stdout + result.stderr
+    loaded = result.stdout.split()
+    assert "argparse" in loaded
+    assert not {"torch", "numpy", "lightning", "rich"} & set(loaded)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +87,15 @@ def test_missing_extras_are_named_with_the_command_that_installs_them(
     assert "scikit-learn, tensorboard: pip install 'lightning-sim[demo]'" in message
     assert "rich" not in message
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_report_needs_no_extra(tmp_path: Path) -> None:
+    RecordWriter(tmp_path, {}).append(Measurement(0, 9, {"cka/features/conv": 0.25, "jsd": 0.5}))
+    code = "import sys; sys.modules['rich'] = None; from lightning_sim.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "report", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert ["conv", "0.250", "0.250", "0.250", "0", "-", "▅"] in [line.split() for line in result.stdout.splitlines()]
 
 
 def test_a_file_as_directory_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

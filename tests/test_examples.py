@@ -1,6 +1,7 @@
 """Every example runs as a user would run it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,20 @@ def run(name, directory, *arguments):
     return done.stdout
 
 
-def test_finetuning_stops_on_drift(tmp_path):
-    output = run("finetune_drift.py", tmp_path, "--epochs", "8", "--lowest", "0.9")
-    last = next(line for line in output.splitlines() if line.startswith("CKA of hidden.3")).split(",")
-    assert float(last[-1]) < 0.9 <= float(last[-2])
-    assert f"stopped after epoch {len(last) - 1}" in output
+def test_finetuning_stops_on_drift_when_the_new_task_is_learnt(tmp_path):
+    output = run("finetune_drift.py", tmp_path)
+    values = re.search("CKA of dense with the checkpoint: (.*)", output)[1].split(", ")
+    assert float(values[-1]) < 0.84 <= min(map(float, values[:-1]))
+    assert f"stopped after {len(values)} of 10 epochs" in output
+    accuracy = r"([\d.]+)% before, ([\d.]+)% after"
+    rotated, upright = (
+        [float(share) for share in re.search(f"{task} digits: {accuracy}", output).groups()]
+        for task in ("rotated", "upright")
+    )
+    assert rotated[0] < 20
+    assert rotated[1] > 70
+    assert upright[0] > 85
+    assert 20 < upright[1] < 75
 
 
 def test_the_language_model(tmp_path):

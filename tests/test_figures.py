@@ -106,6 +106,17 @@ def test_lines_are_the_trajectories(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "epoch"
 
 
+def test_heatmaps_are_titled_with_their_own_epoch(tmp_path: Path) -> None:
+    values = {"cka/features/a": 0.5, "nbs/features/a": 0.5}
+    cka, nbs = (matrix_of(np.full((2, 2), 0.5), measure) for measure in ("cka", "nbs"))
+    history = SimilarityHistory({}, [Measurement(0, 9, values, (cka, nbs)), Measurement(1, 19, values, (nbs,))])
+    for measure, epoch in (("cka", 0), ("nbs", 1)):
+        figure = drawn(comparison_figure({"run": history}, measure=measure), tmp_path)
+        assert image_of(figure).get_title(loc="left") == f"epoch {epoch}"
+    history.append(Measurement(2, 29, values))
+    assert image_of(history_figure(history)).get_title(loc="left") == "nbs, features, epoch 1"
+
+
 def test_several_measurements_in_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:
     history = SimilarityHistory({}, [Measurement(0, step, {"cka/features/a": 1.0}) for step in (5, 10)])
     (axes,) = drawn(trajectories_figure(history), tmp_path).axes

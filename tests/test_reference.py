@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from lightning_sim import Reference
-from lightning_sim.reference import load_state_dict
 
 
 class Net(nn.Module):
@@ -56,34 +55,6 @@ def test_describing_identifies_the_weights(tmp_path):
     assert Reference(network).describe()["sha256"] != module["sha256"]
     assert Reference(saved(network.state_dict(), tmp_path)).describe()["sha256"] != described["sha256"]
     assert Reference(Reference("previous")).describe() == {"kind": "previous"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"epoch": 3}, "no state dict of tensors, its keys are: epoch"),
-        ([1, 2], "holds a list"),
-        ({"state_dict": {"a": 1}}, "no state dict of tensors"),
-    ],
-)
-def test_files_without_weights_are_refused(tmp_path, content, message):
-    with pytest.raises(ValueError, match=message):
-        load_state_dict(saved(content, tmp_path))
-
-
-@pytest.mark.parametrize("name", ["broken.pt", "broken.ckpt", "broken.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\xff" * 64])
-def test_damaged_files_are_refused_by_name(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-        load_state_dict(tmp_path / name)
-
-
-def test_truncated_checkpoints_are_refused(tmp_path):
-    path = saved(Net().state_dict(), tmp_path)
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"weights\.pt"):
-        load_state_dict(path)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+import lightning
+import numpy
+import torch
+import torchmetrics
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+import lightning_sim
 from lightning_sim._measurement import SimilarityMatrix
 from lightning_sim.callbacks.in_training import probe_runner, require_whole_weights, whose_weights
 from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
@@ -27,8 +31,15 @@ from lightning_sim.comparison import (
 from lightning_sim.probe import Snapshot, call_network, isolated_random_state, pair_layers
 from lightning_sim.probe.fisher import FISHER_MEASURES, FisherMeasures
 from lightning_sim.probe.gradients import logits_problem
+from lightning_sim.probe.layers import named_layers
 
-__all__ = ["Comparing"]
+__all__ = ["Comparing", "OtherComparisonError"]
+
+
+class OtherComparisonError(ValueError):
+    """What was measured before cannot be continued, because it compared something else."""
+
+_PACKAGES = (torch, lightning, torchmetrics, numpy, lightning_sim)
 
 
 class Comparing:
@@ -37,6 +48,7 @@ class Comparing:
     def __init__(self, settings: Settings, trainer: Trainer, network: LightningModule) -> None:
         require_whole_weights(trainer)
         self.settings = settings
+        self.parties = (trainer, network)
         self.measures = settings.measures
         if settings.forward is call_network and not is_overridden("forward", network):
             raise ValueError(
@@ -76,7 +88,7 @@ class Comparing:
                 list(dict.fromkeys(self._pairs.values())),
                 weights=weights,
                 advance=advance,
-                keep_chain="wcka" in self.measures,
+                chain=self._their_chain,
             )
         if reference.kind != "previous":  # which every measurement replaces
             for sketches in self._reference.sketches.values():
@@ -117,7 +129,7 @@ class Comparing:
             list(self._pairs),
             keep_logits=keep_logits,
             advance=advance,
-            keep_chain="wcka" in self.measures,
+            chain=self._own_chain if "wcka" in self.measures else (),
             recycled=recycled,
         )
         if save is not None:
@@ -144,7 +156,9 @@ class Comparing:
                 values |= norms
                 problems |= norm_problems
         if "wcka" in self.measures:
-            weight_values, weight_matrices, weight_problems = compare_weights(current, self._reference)
+            weight_values, weight_matrices, weight_problems = compare_weights(
+                current, self._reference, self._chained_pairs()
+            )
             values |= weight_values
             matrices += weight_matrices
             problems |= weight_problems
@@ -176,21 +190,21 @@ class Comparing:
             for measure in layered
             for layer in self._pairs
         ]
-        if "wcka" in self.measures and self._reference.chain is not None:
-            names += [f"wcka/weights/{layer}" for layer in self._own_chain if layer in self._reference.chain]
+        if "wcka" in self.measures:
+            names += [f"wcka/weights/{layer}" for layer in self._chained_pairs()]
         return names + self._output_measures() + list(self._fisher.measures)
 
-    def describe(self, trainer: Trainer) -> dict[str, Any]:
-        """The metadata of the record."""
+    def describe(self, trainer: Trainer, monitor: Callback) -> dict[str, Any]:
+        """The metadata of the record that the monitor keeps."""
         logger_version = getattr(trainer.logger, "version", None)
         sketch = self._runner.make_sketch()
-        packages = ("torch", "lightning", "torchmetrics", "numpy", "lightning-sim")
+        packages = {package.__name__.replace("_", "-"): str(package.__version__) for package in _PACKAGES}
         return {
             "run": str(logger_version) if logger_version is not None else None,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "packages": {name: version(name) for name in packages} | {"python": platform.python_version()},
+            "packages": packages | {"python": platform.python_version()},
             "reference": self._described,
-            "weights": whose_weights(trainer),
+            "weights": whose_weights(trainer, monitor),
             "layers": dict(self._pairs),
             "measures": list(self.measures),
             "representations": list(self.settings.representations),
@@ -216,7 +230,7 @@ class Comparing:
         changed = {key: value for key, value in self._identity().items() if before.get(key) != value}
         if changed:
             differences = "; ".join(f"{key}: was {before.get(key)}, is {value}" for key, value in changed.items())
-            raise ValueError(
+            raise OtherComparisonError(
                 f"the checkpoint was monitored with other settings, so its record cannot be continued ({differences}). "
                 "Resume with the same settings, or give the monitor another name"
             )
@@ -280,7 +294,27 @@ class Comparing:
         }
         self._logits = (mine, theirs)
         self._require_objective()
-        self._own_chain = mine.chain or {}
+        self._find_chains(network, other)
+
+    def _find_chains(self, network: nn.Module, other: nn.Module) -> None:
+        self._own_chain: list[str] = []
+        self._their_chain: list[str] = []
+        self._no_chain = "sketches hold no weights of the reference" if self.settings.reference.saved else None
+        if "wcka" not in self.measures or self._no_chain:
+            return
+        found: dict[str, list[str]] = {}
+        for which, module in {"the network": network, "the reference": other}.items():
+            try:
+                found[which] = self._runner.find_chain(module)
+            except ValueError as error:
+                self._no_chain = f"only a chain of linear layers has one, and in {which} {error}"
+                return
+        own, theirs = found.values()
+        widths = [named_layers(module)[chain[0]].in_features for module, chain in ((network, own), (other, theirs))]
+        if widths[0] != widths[1]:
+            self._no_chain = f"the first layer takes {widths[0]} inputs, and that of the reference {widths[1]}"
+            return
+        self._own_chain, self._their_chain = own, theirs
 
     def _require_objective(self) -> None:
         if not self.settings.needs_gradients or self.settings.loss is not None:
@@ -320,12 +354,20 @@ class Comparing:
             elif a < 2:
                 reason = "has one column, and predictions need at least two classes"
         reasons = dict.fromkeys(OUTPUT_MEASURES, f"the output {reason}") if reason else {}
-        if not self._own_chain or self._reference.chain is None:
-            reasons["wcka"] = "only networks whose parameters all belong to a chain of linear layers have one"
+        if self._no_chain is not None:
+            reasons["wcka"] = self._no_chain
+        elif not self._chained_pairs():
+            reasons["wcka"] = f"of the linear layers, {', '.join(self._own_chain)}, none is chosen in both networks"
         asked = [measure for measure in self.measures if measure in reasons]
-        if asked and self.settings.measures != DEFAULT_MEASURES:
+        # Who takes all of the defaults, and more perhaps, means those that apply.
+        if asked and not set(DEFAULT_MEASURES) <= set(self.settings.measures):
             raise ValueError(f"measures that do not apply: {_listing({m: reasons[m] for m in asked})}")
         self.measures = tuple(measure for measure in self.measures if measure not in reasons)
+
+    def _chained_pairs(self) -> dict[str, str]:
+        """Of the chosen pairs of layers those of linear layers."""
+        theirs = self._reference.chain or {}
+        return {name: other for name, other in self._pairs.items() if name in self._own_chain and other in theirs}
 
     def _output_measures(self) -> list[str]:
         return [measure for measure in self.measures if measure in OUTPUT_MEASURES]

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +19,8 @@ from lightning_sim.probe.runner import ProbeRunner
 
 __all__ = ["probe_runner", "require_whole_weights", "whose_weights"]
 
-_AVERAGING = ("WeightAveraging", "EMAWeightAveraging")
+_SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+_AVERAGING: Any = getattr(callbacks, "WeightAveraging", ())  # lightning >= 2.6
 
 
 def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
@@ -33,7 +35,9 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
         moved = strategy.batch_to_device(batch)
         return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
-    probe = Probe(_probe_source(settings, trainer), settings.num_samples)
+    source = _probe_source(settings, trainer)
+    with isolated_random_state(settings.seed):  # an iterable dataset is read here
+        probe = Probe(source, settings.num_samples)
     return ProbeRunner(
         probe,
         partial(settings.make_sketch, probe.size),
@@ -53,20 +57,19 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
 def require_whole_weights(trainer: Trainer) -> None:
     """Refuse strategies that shard the weights."""
     # A plain forward sees sharded weights under these, and gathering them is theirs to do, rank by rank in step.
-    name = type(trainer.strategy).__name__
-    if name in ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy"):
+    if isinstance(trainer.strategy, _SHARDING):
         raise ValueError(
-            f"SimilarityMonitor does not work with {name}, which shards the network's weights over the ranks; "
-            'use strategy="ddp", or compare checkpoints afterwards'
+            f"SimilarityMonitor does not work with {type(trainer.strategy).__name__}, which shards the network's "
+            'weights over the ranks; use strategy="ddp", or compare checkpoints afterwards'
         )
 
 
-def whose_weights(trainer: Trainer) -> str:
+def whose_weights(trainer: Trainer, monitor: Callback) -> str:
     """Averaging callbacks swap the average in during validation, and out before the callbacks that follow them."""
-    callbacks: list[Any] = list(getattr(trainer, "callbacks", []))
-    averaging = [index for index, callback in enumerate(callbacks) if type(callback).__name__ in _AVERAGING]
-    monitors = [index for index, callback in enumerate(callbacks) if type(callback).__name__ == "SimilarityMonitor"]
-    return "average" if averaging and min(monitors) < averaging[0] and trainer.enable_validation else "current"
+    ordered: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    position = next((index for index, callback in enumerate(ordered) if callback is monitor), len(ordered))
+    swapped = any(isinstance(callback, _AVERAGING) for callback in ordered[position:])
+    return "average" if swapped and trainer.enable_validation else "current"
 
 
 def _probe_source(settings: Settings, trainer: Trainer) -> Any:

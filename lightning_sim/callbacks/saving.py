@@ -15,6 +15,9 @@ def save_snapshot(
 ) -> Path:
     """Write the sketches and outputs of a snapshot to ``<folder>/epoch=<epoch>-step=<step>.safetensors``.
 
+    A file of that name, from before the run was resumed, is renamed to ``epoch=<epoch>-step=<step>-1.safetensors`` (or
+    the next free number).
+
     Args:
         snapshot: its layers that could not be sketched are left out.
         folder: made when needed.
@@ -33,5 +36,15 @@ def save_snapshot(
         for representation, layers in snapshot.sketches.items()
     }
     path = folder / f"epoch={epoch}-step={step}.safetensors"
+    _keep_earlier(path)
     save_sketches(SketchSet(sketches, network, probe, gradients, epoch, step, snapshot.logits), path)
     return path
+
+
+def _keep_earlier(path: Path) -> None:
+    if not path.exists():
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(kept)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_sim._arguments import (
+    check_callable,
+    check_integer,
+    check_names,
+    check_number,
+    described,
+)
+from lightning_sim._checks import check_choice
 from lightning_sim.probe.fisher import FISHER_MEASURES
 from lightning_sim.probe.gradients import Objective, expected_loss, total_loss
 from lightning_sim.probe.pooling import POOLS
 from lightning_sim.probe.representations import REPRESENTATIONS, needs_gradients, sketched
+from lightning_sim.probe.samples import MINIMUM_SAMPLES
 from lightning_sim.reference import Reference
 from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
 
@@ -28,8 +39,8 @@ class Settings:
     reference: Reference
     probe: Any
     layers: str | Sequence[str] | Mapping[str, str]
-    measures: tuple[str, ...]
-    representations: tuple[str, ...]
+    measures: Sequence[str]
+    representations: Sequence[str]
     num_samples: int
     num_buckets: int
     num_projections: int
@@ -42,19 +53,31 @@ class Settings:
     pool: str = "flatten"
 
     def __post_init__(self) -> None:
-        if not self.measures or not set(self.measures) <= set(MEASURES):
+        check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
+        if self.loss is not None:
+            example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
+            check_callable(self.loss, "loss", example)
+        checked = {
+            "layers": _checked_layers(self.layers),
+            "measures": check_names(self.measures, "measures", '["cka", "jsd"]'),
+            "representations": check_names(self.representations, "representations", '["features"]'),
+            "num_samples": check_integer(self.num_samples, "num_samples", least=MINIMUM_SAMPLES),
+            "num_buckets": check_integer(self.num_buckets, "num_buckets", least=1),
+            "num_projections": check_integer(self.num_projections, "num_projections", least=1),
+            "seed": check_integer(self.seed, "seed", least=0, most=2**32 - 1),
+            "beta": check_number(self.beta, "beta"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if not set(self.measures) <= set(MEASURES):
             raise ValueError(f"`measures` must be of {', '.join(MEASURES)}, got {list(self.measures)}")
-        if not self.representations or not set(self.representations) <= set(REPRESENTATIONS):
+        if not set(self.representations) <= set(REPRESENTATIONS):
             known = ", ".join(f"{name!r} ({meaning})" for name, meaning in REPRESENTATIONS.items())
             raise ValueError(f"`representations` must be of {known}; got {list(self.representations)}")
-        if self.estimator not in ("unbiased", "biased"):
-            raise ValueError(f'`estimator` must be "unbiased" or "biased", got {self.estimator!r}')
-        if self.num_samples < 4:
-            raise ValueError(f"`num_samples` must be at least 4, got {self.num_samples}")
-        if self.sketch not in ("default", "tang2020"):
-            raise ValueError(f'`sketch` must be "default" or "tang2020", got {self.sketch!r}')
-        if self.pool not in POOLS:
-            raise ValueError(f"`pool` must be of {', '.join(POOLS)}, got {self.pool!r}")
+        check_choice(self.estimator, "estimator", ("unbiased", "biased"))
+        check_choice(self.sketch, "sketch", ("default", "tang2020"))
+        check_choice(self.pool, "pool", POOLS)
+        _check_probe(self.probe)
         if "mean_embedding" in self.measures and self.sketch == "tang2020":
             raise ValueError('"mean_embedding" needs a sum of samples, which sketch="tang2020" lacks; leave one out')
         if "mean_embedding" in self.measures and "transport_map" in self.representations:
@@ -91,3 +114,41 @@ class Settings:
     def needs_gradients(self) -> bool:
         """Whether any representation does."""
         return any(map(needs_gradients, self.representations))
+
+
+def check_saving(save_sketches: object, sketch: str) -> int:
+    """After every how many measurements the sketches are saved, 0 for never."""
+    if not isinstance(save_sketches, Integral) or save_sketches < 0:  # booleans are Integral as well
+        expected = "True, False or every how many measurements"
+        raise ValueError(f"`save_sketches` must be {expected}, got {described(save_sketches)}")
+    if save_sketches and sketch == "tang2020":
+        raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
+    return int(save_sketches)
+
+
+def _checked_layers(layers: object) -> str | tuple[str, ...] | dict[str, str]:
+    """``"auto"``, names and globs, or name -> name of the reference."""
+    if isinstance(layers, str) and layers == "auto":
+        return layers
+    example = '["conv1", "blocks.*"], "auto" or {"mine": "theirs"}; network.named_modules() gives the names'
+    if not isinstance(layers, Mapping):
+        return check_names(layers, "layers", example)
+    for name in (*layers, *layers.values()):
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"`layers` must map names to names, such as {example}; got {described(name)} in it")
+    if not layers:
+        raise ValueError(f"`layers` must be names or map names to names, such as {example}; got an empty mapping")
+    return dict(layers)
+
+
+def _check_probe(probe: object) -> None:
+    """Refuse what is no source of samples; whether there are enough is known when training starts."""
+    if isinstance(probe, list | tuple) and any(isinstance(part, DataLoader) for part in probe):
+        raise ValueError(f"`probe` must be one DataLoader or Dataset, got a {type(probe).__name__} of DataLoaders")
+    indexed = hasattr(probe, "__getitem__") and hasattr(probe, "__len__")
+    known = probe is None or indexed or isinstance(probe, DataLoader | IterableDataset)
+    if not known or isinstance(probe, str | bytes | Mapping | nn.Module):
+        raise ValueError(
+            "`probe` must be a DataLoader, a Dataset, a list of samples, or None for the validation set, got "
+            f"{described(probe)}; of a LightningDataModule pass a loader, such as datamodule.val_dataloader()"
+        )

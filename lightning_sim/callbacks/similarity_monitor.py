@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_sim._arguments import check_integer
+from lightning_sim._checks import check_choice
 from lightning_sim._measurement import Measurement, SimilarityMatrix
-from lightning_sim.callbacks.comparing import Comparing
+from lightning_sim.callbacks.agreed import log_agreed
+from lightning_sim.callbacks.comparing import Comparing, OtherComparisonError
 from lightning_sim.callbacks.progress import measuring_bar
+from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of
 from lightning_sim.callbacks.saving import save_snapshot
-from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings
-from lightning_sim.correlations import correlation_names, live_correlations
+from lightning_sim.callbacks.schedule import measured_every, schedule_problem, unlogged_values
+from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings, check_saving
+from lightning_sim.correlations import LEAST_POINTS, correlation_names, live_correlations
 from lightning_sim.figures import correlation_figure, matrix_figure
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
-from lightning_sim.loggers.record import RecordWriter
-from lightning_sim.probe import Snapshot, call_network
+from lightning_sim.probe import LostRanksError, Snapshot, call_network, isolated_random_state
 from lightning_sim.reference import Reference
 
 __all__ = ["SimilarityMonitor"]
@@ -43,16 +48,33 @@ class SimilarityMonitor(Callback):
     TensorBoard, W&B and other loggers that take figures. All numbers are in `history`, in the record
     ``similarity/record.jsonl`` in the run's directory, and in checkpoints.
 
+    The run's directory is the one that ModelCheckpoint finds: that of the first logger, ``default_root_dir`` without
+    any. No run writes into another's: where ``similarity`` is taken the record lies in ``similarity-1``, and so on;
+    `monitor.directory` says where, and ``read_history(monitor.directory)`` reads it. A resumed run continues its own
+    record. What was measured after the checkpoint is measured again; those first values are kept beside the record, as
+    ``record-1.jsonl``. If the record is not there, or another process is writing it, as when a checkpoint is resumed
+    twice, the resumed run gets a directory of its own, with all of its history in the record.
+
+    A further `fit` of the same Trainer and the same network continues the history, and ``"init"`` remains the start of
+    the first fit. With another Trainer or network, or when another comparison was asked for (of another probe, say),
+    history, ``"init"`` and record begin anew. So they do for a monitor that was not there when the checkpoint was
+    written from which it is resumed: ``"init"`` is then what was resumed, and a warning says so.
+
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint, an ``nn.Module`` or a
             :class:`lightning_sim.Reference`.
         probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). The first
             `num_samples` samples in dataset order are used.
-        layers: names and globs, ``"auto"`` (convolution, linear, embedding, recurrent and attention layers, or
-            blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers differently.
+        layers: names and globs (or one), ``"auto"`` (convolution, linear, embedding, recurrent and attention layers,
+            or blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers
+            differently.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
-            ``"rank_correlation"`` (outputs). Of the default, those that the networks allow are measured. By name also
-            how far this network must move for this dataset:
+            ``"rank_correlation"`` (outputs). All of these are the default, and of all of them, also with others named
+            beside them, those that the networks allow are measured. Of some of them, one that the networks do not allow
+            is refused: ``"wcka"`` where no chosen layers are linear ones that run one after the other, with nothing
+            between them but activations, dropout and flattening; the last three where an output is neither a tensor
+            (samples, classes), nor begins with one, nor has such ``logits``. By name also how far this network must
+            move for this dataset:
             ``"mean_embedding"`` (layers, of the network alone): the norm of the kernel mean embedding of every
             representation, and as ``mean_embedding_diagonal`` and ``mean_embedding_frobenius`` its normalised forms
             (:func:`lightning_sim.sketch.mean_embedding_norm`). It is logged on the way, without another pass.
@@ -75,7 +97,9 @@ class SimilarityMonitor(Callback):
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A probe that leaves
             half of the buckets empty gets half of them and twice the projections, and so on: the same memory, exact for
             wider layers (:func:`lightning_sim.sketch.sizes_for`).
-        every_n_epochs: measure in every n-th epoch.
+        every_n_epochs: measure in every n-th epoch. Where there is a validation loop, only epochs with a validation are
+            measured: with ``Trainer(check_val_every_n_epoch=2)`` and ``every_n_epochs=3`` every sixth. Values that
+            EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
             of a tuple, or with the fitting keys of a mapping.
@@ -90,12 +114,13 @@ class SimilarityMonitor(Callback):
             ``attention_mask`` in the batch marks as padding never count. Outputs of a network that are sequences of
             logits are compared at the last position.
         name: first part of the logged names and directory of the record; give each of several monitors its own.
+        directory: the run's directory, in which ``<name>/record.jsonl`` is made; None takes that of the first logger.
         save_sketches: write the sketches and outputs of every measurement (of every n-th) to
-            ``<name>/sketches/epoch=…-step=….safetensors`` in the run's directory, for ``lightning-sim compare`` and as
+            ``sketches/epoch=…-step=….safetensors`` beside the record, for ``lightning-sim compare`` and as
             a later reference. 4.2 MB a layer at the default sizes.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"``: a measurement that fails is warned about once and logged as NaN; ``"raise"``: it ends the
-            training.
+            training. So does, in any case, a process that is lost during a measurement.
 
     Raises:
         ValueError: for settings that cannot work, here or before the first training step, with what would work.
@@ -127,23 +152,21 @@ class SimilarityMonitor(Callback):
         sketch: Literal["default", "tang2020"] = "default",
         pool: Literal["flatten", "mean", "first", "last", "tokens"] = "flatten",
         name: str = "similarity",
+        directory: str | Path | None = None,
         save_sketches: bool | int = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        if every_n_epochs < 1:
-            raise ValueError(f"`every_n_epochs` must be at least 1, got {every_n_epochs}")
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f'`on_error` must be "warn" or "raise", got {on_error!r}')
-        if not name or name != Path(name).name:
-            raise ValueError(f"`name` must be a plain name, it is also that of a directory, got {name!r}")
+        if directory is not None and (not isinstance(directory, (str, Path)) or not str(directory)):
+            raise ValueError(f"`directory` must be a path or None, got {directory!r}")
+        check_choice(on_error, "on_error", ("warn", "raise"))
         self.settings = Settings(
             reference=Reference(reference),
             probe=probe,
             layers=layers,
-            measures=tuple(measures),
-            representations=tuple(representations),
+            measures=measures,
+            representations=representations,
             num_samples=num_samples,
             num_buckets=num_buckets,
             num_projections=num_projections,
@@ -155,30 +178,54 @@ class SimilarityMonitor(Callback):
             sketch=sketch,
             pool=pool,
         )
-        if isinstance(save_sketches, int) and save_sketches < 0:
-            raise ValueError(f"`save_sketches` must be True, False or every how many measurements, got {save_sketches}")
-        self.name = name
-        if save_sketches and sketch == "tang2020":
-            raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
-        self.save_sketches = int(save_sketches)
-        self.every_n_epochs = every_n_epochs
+        self.name = checked_name(name)
+        self.save_sketches = check_saving(save_sketches, sketch)
+        self.every_n_epochs = check_integer(every_n_epochs, "every_n_epochs", least=1)
         self.on_error = on_error
         self.history = SimilarityHistory({})
         self._comparing: Comparing | None = None
-        self._record: RecordWriter | None = None
+        self._wanted_directory = directory
+        self._directory: RunDirectory | None = None
         self._restored: dict[str, Any] | None = None
         self._warned: set[str] = set()
 
     @property
     def state_key(self) -> str:
-        """Under which the state stands in checkpoints; Lightning refuses two monitors of one name by it."""
+        """Under which the state stands in checkpoints."""
         return self._generate_state_key(name=self.name)
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def directory(self) -> Path | None:
+        """Where the record lies, for `read_history`; None before the first measurement and on ranks other than zero."""
+        return None if self._directory is None else self._directory.path
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and history: what belongs to a running training does not go into a copy or another process."""
+        state = self.__dict__ | {"_comparing": None, "_directory": None}
+        # Lightning gives every callback these two methods of the network.
+        return {key: value for key, value in state.items() if key not in ("log", "log_dict")}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse two monitors of one name, which would log and write under the same names."""
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, SimilarityMonitor)]  # type: ignore[attr-defined]
+        if sum(monitor.name == self.name for monitor in monitors) > 1:
+            raise ValueError(
+                f"two of the Trainer's monitors have the name {self.name!r}; give each its own, "
+                f'SimilarityMonitor(..., name="{self.name}_2") for instance'
+            )
+
+    # Not an override in Lightning's eyes, which would refuse two monitors of one name before `setup` can, and without
+    # saying what to do.
+    @wraps(Callback.state_dict, assigned=())
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Primitives and tensors: the history, and the reference where it could not be made again."""
         if self._comparing is None:
             return self._restored or {}
-        return {"history": self.history.to_state(), "comparing": self._comparing.state_dict()}
+        return {
+            "history": self.history.to_state(),
+            "comparing": self._comparing.state_dict(),
+            "run_id": None if self._directory is None else self._directory.run_id,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until training starts: strategies restore it at different times."""
@@ -186,71 +233,120 @@ class SimilarityMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the probe and the reference, and refuse what cannot work before the first step."""
-        self._comparing = Comparing(self.settings, trainer, pl_module)
-        with measuring_bar(trainer, self.name, self._comparing.num_batches()) as advance:
-            self._comparing.start(trainer, pl_module, advance, (self._restored or {}).get("comparing"))
-        directory = trainer.log_dir or trainer.default_root_dir
-        metadata = self._comparing.describe(trainer)
-        if self._restored:
-            self.history = SimilarityHistory.from_state(self._restored["history"])
-            self.history.metadata.update(metadata)
-        else:
-            self.history = SimilarityHistory(metadata)
+        before = self._restored or self._of_the_fit_before(trainer, pl_module)
+        self._directory = None
+        try:
+            comparing = self._started(trainer, pl_module, before)
+        except OtherComparisonError:
+            if self._restored:
+                raise
+            before = {}
+            comparing = self._started(trainer, pl_module, before)
+        self.history = SimilarityHistory.from_state(before["history"]) if before else SimilarityHistory({})
+        self.history.metadata.update(comparing.describe(trainer, self))
+        self._comparing = comparing
+        if not before and trainer.global_step and self.settings.reference.kind == "init" and trainer.is_global_zero:
+            self._warn(
+                f'the reference "init" is the network as it is now, at step {trainer.global_step}, because nothing of '
+                "this comparison was kept from the steps before"
+            )
         self._restored = None
+        self._check_schedule(trainer, self._comparing.names())
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            self._record = RecordWriter(Path(directory) / self.name, self.history.metadata)
-            if len(self.history):
-                self._writing(lambda record: record.restart(self.history))
-        names = self._comparing.names()
+            parent = directory_of(trainer) if self._wanted_directory is None else Path(self._wanted_directory)
+            self._directory = RunDirectory(parent / self.name, self.history, before.get("run_id"), self._warn)
+        names = comparing.names()
         names += [*correlation_names(names), "seconds"]
         setup_loggers(trainer.loggers, names, self.history.metadata, monitor=self.name)
+
+    def _of_the_fit_before(self, trainer: Trainer, network: LightningModule) -> dict[str, Any]:
+        """What there is to continue where the same Trainer fitted the same network before."""
+        if self._comparing is None or self._comparing.parties != (trainer, network):
+            return {}
+        return self.state_dict()  # type: ignore[call-arg]  # wrapped above
+
+    def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> Comparing:
+        with isolated_random_state(self.settings.seed):
+            comparing = Comparing(self.settings, trainer, network)
+            with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
+                comparing.start(trainer, network, advance, before.get("comparing"))
+        return comparing
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, so that checkpoints and early stopping of this validation see the values."""
         if not trainer.sanity_checking:
-            self._measure_if_due(trainer, pl_module)
+            self._measure_if_due(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure where there is no validation loop."""
         if not trainer.enable_validation:
-            self._measure_if_due(trainer, pl_module)
+            # Lightning logs what is logged here at the step of the last batch, which it has counted by now.
+            self._measure_if_due(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give loggers that want it the whole history."""
         finish_loggers(trainer.loggers, self.history, self.name)
-        self._writing(RecordWriter.close)
+        self._close()
+        announced = any("nothing will be measured" in message for message in self._warned)
+        if not self.history.measurements and not announced and not getattr(trainer, "fast_dev_run", False):
+            period = measured_every(trainer, self.every_n_epochs)
+            self._warn(
+                f"nothing was measured: the training ended before an epoch that is a multiple of {period} was complete "
+                f"(every_n_epochs={self.every_n_epochs})"
+            )
 
-    def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _check_schedule(self, trainer: Trainer, names: Sequence[str]) -> None:
+        """Warn of what will not be measured, and refuse what would end the training for that."""
+        late = max(0, LEAST_POINTS - 1 - len(self.history))
+        before = dict.fromkeys([*names, "seconds"], 0) | dict.fromkeys(correlation_names(names), late)
+        for warning in unlogged_values(trainer, self.name, self.every_n_epochs, before):
+            self._warn(warning)
+        surprise = schedule_problem(trainer, self.every_n_epochs)
+        if surprise is not None and not getattr(trainer, "fast_dev_run", False):
+            self._warn(surprise)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let whoever resumes this run continue its record."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._directory is not None:
+            self._directory.close()
+
+    def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        """Measure, and log under the step that Lightning gives to scalars logged now."""
         # Validation also runs outside of fit, where there is nothing to compare with.
         if self._comparing is None or trainer.state.fn != "fit":
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         started = time.perf_counter()
-        values, matrices = self._measured(trainer, pl_module, self._comparing)
+        values, matrices = self._measured(trainer, pl_module, self._comparing, step)
         values["seconds"] = time.perf_counter() - started
-        # Lightning logs epoch-end scalars at this step, so that figures get the same.
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
         before = Measurement(trainer.current_epoch, step, values, tuple(matrices))
         values |= live_correlations(SimilarityHistory({}, [*self.history.measurements, before]))
         measurement = Measurement(trainer.current_epoch, step, values, tuple(matrices))
+        for name, value in values.items():
+            if math.isnan(measurement.values[name]) and not math.isnan(value):
+                self._warn(f"{name} is beyond the range of float32; it is logged as NaN")
         self.history.append(measurement)
-        pl_module.log_dict(
-            {f"{self.name}/{key}": value for key, value in sorted(measurement.values.items())},
-            on_step=False,
-            on_epoch=True,
-            sync_dist=False,
-            batch_size=1,
-        )
-        self._writing(lambda record: record.append(measurement))
+        log_agreed(pl_module, {f"{self.name}/{key}": value for key, value in measurement.values.items()})
+        if self._directory is not None:
+            self._directory.append(measurement)
         log_figures(trainer.loggers, self._figures(measurement), step)
 
     def _measured(
-        self, trainer: Trainer, pl_module: LightningModule, comparing: Comparing
+        self, trainer: Trainer, pl_module: LightningModule, comparing: Comparing, step: int
     ) -> tuple[dict[str, float], list[SimilarityMatrix]]:
+        save = self._saver(trainer, pl_module, step)
         try:
-            with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
-                values, matrices, problems = comparing.measure(pl_module, advance, self._saver(trainer, pl_module))
+            with (
+                isolated_random_state(self.settings.seed),
+                measuring_bar(trainer, self.name, comparing.num_batches()) as advance,
+            ):
+                values, matrices, problems = comparing.measure(pl_module, advance, save)
+        except LostRanksError:
+            raise
         except Exception as error:
             if self.on_error == "raise":
                 raise
@@ -274,31 +370,25 @@ class SimilarityMonitor(Callback):
             figures[f"{self.name}/correlation/cka_jsd/features"] = partial(correlation_figure, self.history)
         return figures
 
-    def _saver(self, trainer: Trainer, network: LightningModule) -> Callable[[Snapshot, str, str], None] | None:
+    def _saver(
+        self, trainer: Trainer, network: LightningModule, step: int
+    ) -> Callable[[Snapshot, str, str], None] | None:
         """What writes the sketches of this measurement, on every rank; None where they are not wanted."""
         if not self.save_sketches or (len(self.history) + 1) % self.save_sketches:
             return None
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / self.name / "sketches"
-        moment = trainer.current_epoch, trainer.fit_loop.epoch_loop._batches_that_stepped
+        moment = trainer.current_epoch, step
 
         def save(snapshot: Snapshot, probe: str, gradients: str) -> None:
-            if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            if self._directory is None:
                 return
             try:
+                folder = self._directory.folder("sketches")
                 name = type(network).__name__
                 save_snapshot(snapshot, folder, *moment, network=name, probe=probe, gradients=gradients)
             except (OSError, ValueError) as error:
                 self._warn(f"the sketches could not be saved: {error}")
 
         return save
-
-    def _writing(self, write: Callable[[RecordWriter], None]) -> None:
-        if self._record is None:
-            return
-        try:
-            write(self._record)
-        except OSError as error:
-            self._warn(f"the record could not be written, and is tried again after the next measurement: {error}")
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:

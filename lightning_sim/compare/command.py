@@ -1,4 +1,4 @@
-"""The command ``lightning-sim compare``."""
+"""What ``lightning-sim compare`` does; its arguments are declared in `lightning_sim.cli`."""
 
 from __future__ import annotations
 
@@ -12,45 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sim._measurement import SimilarityMatrix
-from lightning_sim.compare.matrices import MEASURES, epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
+from lightning_sim.compare.matrices import epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
 from lightning_sim.compare.outputs import output_matrix
 from lightning_sim.compare.sources import SketchedRun, find_run
 from lightning_sim.comparison import OUTPUT_MEASURES
 
-__all__ = ["add_parser", "run"]
+__all__ = ["run"]
 
-_SUFFIXES = (".csv", ".png", ".pdf", ".svg")
 _MOST_PRINTED = 12
-
-
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``compare`` to the command line's commands."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare saved sketches: layers of two networks, epochs of a run, or many runs",
-        description=(
-            "Compare saved sketches. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
-            "save_sketches. One or two: every layer with every layer, at the last epoch. One or two with --layer: "
-            "that layer, every epoch with every epoch. Three or more: every run with every run, the mean over the "
-            "layers that they share, or --layer. A measure of outputs compares runs likewise, and of one or two every "
-            "epoch with every epoch."
-        ),
-    )
-    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path)
-    parser.add_argument("--measure", choices=(*MEASURES, *OUTPUT_MEASURES), default="cka", help="default: cka")
-    parser.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased", help="of CKA")
-    parser.add_argument("--representation", metavar="NAME", default="features", help="default: features")
-    parser.add_argument("--layer", metavar="NAME", help="only this layer")
-    parser.add_argument("--epoch", metavar="N", type=int, help="this epoch instead of the last")
-    parser.add_argument(
-        "--out",
-        metavar="FILE",
-        type=_output,
-        action="append",
-        default=[],
-        help="write the picture (.png, .pdf, .svg) or the numbers (.csv); may be repeated",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -121,13 +90,6 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     """The paths without the folder that all lie in."""
     common = os.path.commonpath([path.absolute().parent for path in paths])
     return [os.path.relpath(path.absolute(), common) for path in paths]
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in _SUFFIXES:
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(_SUFFIXES)}, got {text!r}")
-    return path
 
 
 def _print_matrix(matrix: SimilarityMatrix, title: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import center_columns, unit_scale
-from lightning_sim._checks import check_choice, check_pair, warn_if_constant
+from lightning_sim._checks import check_choice, check_pair, is_number, warn_if_constant
 from lightning_sim.functional._column_space import column_space_basis
 
 __all__ = ["canonical_correlation", "pwcca", "svcca"]
@@ -123,8 +123,8 @@ def svcca(x: Tensor, y: Tensor, *, variance: float = 0.99, summary: Summary = "m
         tensor(1.)
     """
     check_choice(summary, "summary", ("mean", "mean_squared"))
-    if not 0 < variance <= 1:
-        raise ValueError(f"`variance` must be a share in (0, 1], got {variance}")
+    if not (is_number(variance) and 0 < variance <= 1):
+        raise ValueError(f"`variance` must be a share in (0, 1], got {variance!r}")
     x, y = check_pair(x, y)
     if warn_if_constant(center_columns(x), center_columns(y)):
         return x.new_tensor(torch.nan)

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, undefined, unit_scale, widen
-from lightning_sim._checks import check_choice, check_pair, warn_if_constant
+from lightning_sim._centering import undefined
+from lightning_sim._checks import check_choice, check_flag, check_pair, is_number, warn_if_constant
+from lightning_sim.functional._rounding import Rows, over_largest, rows_of
 from lightning_sim.functional.hsic import (
     Estimator,
     HsicTerms,
@@ -20,6 +21,9 @@ from lightning_sim.functional.hsic import (
 __all__ = ["centered_kernel_alignment"]
 
 BandwidthRule = Literal["median", "median_squared"]
+
+# How far beyond 1 rounding may take the ratio of terms of which three digits are right.
+_MOST_ROUNDING = 2.0**-10
 
 
 def centered_kernel_alignment(
@@ -69,9 +73,9 @@ def centered_kernel_alignment(
 
     Returns:
         A scalar in the wider of float32 and the dtypes of `x` and `y`, differentiable. NaN with a warning
-        that names the side which has no variance (with "unbiased", also a side whose pairs are all equally
-        similar, such as one where a single sample differs; with "rbf", also one of which most samples
-        coincide).
+        that names the side which has no variance above rounding (with "unbiased", also a side whose pairs are
+        all equally similar, such as one where a single sample differs; with "rbf", also one of which most
+        samples coincide).
 
     Raises:
         ValueError: unless both are finite floating-point matrices with the same number of rows, at least 4 (2
@@ -97,24 +101,27 @@ def centered_kernel_alignment(
     check_choice(kernel, "kernel", ("linear", "rbf"))
     check_choice(estimator, "estimator", ("unbiased", "biased"))
     check_choice(bandwidth_rule, "bandwidth_rule", ("median", "median_squared"))
-    if not bandwidth > 0:
-        raise ValueError(f"`bandwidth` must be a positive fraction of the median distance, got {bandwidth}")
+    check_flag(center, "center")
+    if not (is_number(bandwidth) and bandwidth > 0):
+        raise ValueError(f"`bandwidth` must be a positive fraction of the median distance, got {bandwidth!r}")
     x, y = check_pair(x, y, minimum_rows=minimum_rows(estimator))
     # Centring changes neither HSIC_1 nor a distance, but keeps the digits that a large mean would take.
     centered = center or estimator == "unbiased" or kernel == "rbf"
-    a, b = (unit_scale(center_columns(z) if centered else widen(z)) for z in (x, y))
-    if warn_if_constant(a, b):
+    a, b = (over_largest([rows_of(z, center=centered)])[0] for z in (x, y))
+    if warn_if_constant(a.values, b.values):
         return x.new_tensor(torch.nan)
     if kernel == "linear":
         return alignment(linear_hsic_terms(a, b, estimator), ("`x`", "`y`")).to(x.dtype)
-    kernels = []
+    kernels, roundings = [], []
     for name, rows in (("x", a), ("y", b)):
-        distances = _squared_distances(rows)
+        distances, errors = _squared_distances(rows)
         variance = _median_of_squares(distances, bandwidth_rule)
         if not bool(variance > 0):
             return undefined(f"most samples of `{name}` are equal and their median distance is 0", x)
-        kernels.append(torch.exp(distances / (-2 * bandwidth**2 * variance)))
-    terms = kernel_hsic_terms(kernels[0], kernels[1], estimator, center=center)
+        gaussians = torch.exp(distances / (-2 * bandwidth**2 * variance))
+        kernels.append(gaussians)
+        roundings.append((gaussians.detach().square() * errors).sum() / (2 * bandwidth**2 * variance.detach()) ** 2)
+    terms = kernel_hsic_terms(kernels[0], kernels[1], (roundings[0], roundings[1]), estimator, center=center)
     return alignment(terms, ("`x`", "`y`")).to(x.dtype)
 
 
@@ -124,19 +131,36 @@ def alignment(terms: HsicTerms, names: tuple[str, str]) -> Tensor:
     alike = [name for name, (term, floor) in zip(names, self_terms, strict=True) if not bool(term > floor)]
     if alike:
         sides = " and ".join(alike)
-        message = f"similarity among the samples of {sides} has no variance: all are alike, or all but one"
+        message = (
+            f"similarity among the samples of {sides} has no variance above rounding: all are alike, or all but one, "
+            "or all equally far apart"
+        )
+        return undefined(message, terms.cross, stacklevel=4)
+    ratio = terms.cross / (terms.self_x.sqrt() * terms.self_y.sqrt())
+    if not bool(ratio.abs() < 1 + _MOST_ROUNDING):
+        message = f"rounding takes the similarity of {' and '.join(names)} to {float(ratio):.3g}, beyond 1"
         return undefined(message, terms.cross, stacklevel=4)
     # By Cauchy-Schwarz the ratio is in range, and what rounding adds would make its arc cosine NaN.
-    return (terms.cross / (terms.self_x.sqrt() * terms.self_y.sqrt())).clamp(-1, 1)
+    return ratio.clamp(-1, 1)
 
 
-def _squared_distances(rows: Tensor) -> Tensor:
-    """Squared distances (n, n) of centred rows (n, p), with exact zeros between equal rows."""
-    norms = rows.square().sum(1)
+def _squared_distances(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Squared distances (n, n) of rows (n, p), with exact zeros between equal rows, and their squared errors."""
+    # Around the median, from which one sample far away does not take the others.
+    values = rows.values - rows.values.detach().median(0).values
+    norms = values.square().sum(1)
     sums = norms + norms[:, None]
-    squared = sums - 2 * rows @ rows.T
+    squared = sums - 2 * values @ values.T
+    computed = 8 * torch.finfo(values.dtype).eps * sums.detach()
     # Equal rows come out as rounding, which would pass for a median distance.
-    return squared.masked_fill(squared <= 8 * torch.finfo(rows.dtype).eps * sums, 0)
+    squared = squared.masked_fill(squared <= computed, 0)
+    # Entries with the errors e add sum e_iq^2 + e_jq^2 to (x_i - x_j)^2, with the variance 4 sum (x_iq - x_jq)^2
+    # (e_iq^2 + e_jq^2); twice of it as in `linear_kernel_rounding`.
+    values, errors = values.detach(), rows.errors.square()
+    half = values.square() @ errors.T - 2 * (values * errors) @ values.T + (values.square() * errors).sum(1)
+    added = errors.sum(1) + errors.sum(1)[:, None]
+    carried = 8 * (half + half.T) + 4 * added.square()
+    return squared, (carried + computed.square()).fill_diagonal_(0)
 
 
 def _median_of_squares(distances: Tensor, rule: BandwidthRule) -> Tensor:

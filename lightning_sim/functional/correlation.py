@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_sim._centering import center_columns, unit_scale
-from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim._checks import check_pair, check_tensor, is_number, warn_if_constant
 from lightning_sim.functional._ranks import average_ranks
 
 __all__ = ["CorrelationResult", "pearson_correlation", "spearman_correlation"]
@@ -117,12 +117,12 @@ def spearman_correlation(a: Tensor, b: Tensor, *, confidence: float = 0.95) -> C
 
 def _columns(a: Tensor, b: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
     """Both measures as checked columns (n, 1)."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
+    if not (is_number(confidence) and 0 < confidence < 1):
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence!r}")
     for name, values in (("a", a), ("b", b)):
-        if not isinstance(values, Tensor) or values.ndim != 1:
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(f"`{name}` must be a torch.Tensor of shape (n,), got {got}")
+        check_tensor(values, name, "(n,)")
+        if values.ndim != 1:
+            raise ValueError(f"`{name}` must be a torch.Tensor of shape (n,), got {tuple(values.shape)}")
     return check_pair(a.detach()[:, None], b.detach()[:, None], names=("a", "b"), minimum_rows=3)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, undefined, unit_scale
-from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim._centering import undefined
+from lightning_sim._checks import check_flag, check_pair, warn_if_constant
+from lightning_sim.functional._rounding import linear_kernel_rounding, over_largest, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import kernel_hsic_terms
 
 __all__ = ["deconfounded_centered_kernel_alignment"]
 
 
-def deconfounded_centered_kernel_alignment(
-    x: Tensor, y: Tensor, inputs: Tensor, *, project_psd: bool = True
-) -> Tensor:
+def deconfounded_centered_kernel_alignment(x: Tensor, y: Tensor, inputs: Tensor, *, project_psd: bool = True) -> Tensor:
     r"""Linear CKA after the similarities among the inputs have been regressed out of both kernels.
 
     $K' = K - \alpha K_0$ with $\alpha = \langle K, K_0 \rangle / \langle K_0, K_0 \rangle$, where K and $K_0$
@@ -60,25 +59,28 @@ def deconfounded_centered_kernel_alignment(
         >>> print(f"{similarity.deconfounded_centered_kernel_alignment(x, y, inputs):.2f}")
         0.18
     """
+    check_flag(project_psd, "project_psd")
     x, y = check_pair(x, y)
     _, inputs = check_pair(x, inputs, names=("x", "inputs"))
-    a, b, confounder = (unit_scale(center_columns(z)) for z in (x, y, inputs))
-    if warn_if_constant(a, b):
+    a, b, confounder = (over_largest([rows_of(z)])[0] for z in (x, y, inputs))
+    if warn_if_constant(a.values, b.values):
         return x.new_tensor(torch.nan)
-    if not bool(confounder.any()):
+    if not bool(confounder.values.any()):
         return undefined("`inputs` has no variance over the samples", x)
-    kernel_inputs = confounder @ confounder.T
-    residuals = []
+    kernel_inputs = confounder.values @ confounder.values.T
+    residuals, roundings = [], []
     for name, rows in (("x", a), ("y", b)):
-        kernel = rows @ rows.T
-        residual = kernel - (kernel * kernel_inputs).sum() / kernel_inputs.square().sum() * kernel_inputs
+        kernel = rows.values @ rows.values.T
+        slope = (kernel * kernel_inputs).sum() / kernel_inputs.square().sum()
+        residual = kernel - slope * kernel_inputs
+        rounding = linear_kernel_rounding(rows) + slope.detach().square() * linear_kernel_rounding(confounder)
         if project_psd:
             residual = _nearest_kernel(residual)
-        rounding = 64 * torch.finfo(kernel.dtype).eps
-        if not bool(residual.square().sum() > rounding**2 * kernel.square().sum()):
+        if not bool(residual.square().sum() > rounding):
             return undefined(f"`{name}` has no variance that `inputs` do not explain", x)
         residuals.append(residual)
-    terms = kernel_hsic_terms(residuals[0], residuals[1], "biased", center=False)
+        roundings.append(rounding)
+    terms = kernel_hsic_terms(residuals[0], residuals[1], (roundings[0], roundings[1]), "biased", center=False)
     return alignment(terms, ("`x`", "`y`")).to(x.dtype)
 
 

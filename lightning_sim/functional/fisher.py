@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_sim._centering import undefined, widen
-from lightning_sim._checks import check_matrix
+from lightning_sim._checks import check_flag, check_matrix, check_tensor
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
 
 __all__ = ["fisher_rao_distance", "fisher_rao_norm", "task2vec", "task2vec_similarity"]
@@ -49,7 +49,8 @@ def fisher_rao_norm(network: nn.Module, inputs: Tensor) -> Tensor:
         tensor(0.6481)
     """
     parameters = _parameters(network)
-    return _squared_length(network, parameters, parameters, inputs).sqrt()
+    _check_inputs(inputs)
+    return _defined(_squared_length(network, parameters, parameters, inputs).sqrt())
 
 
 def fisher_rao_distance(network: nn.Module, other: nn.Module, inputs: Tensor) -> Tensor:
@@ -77,13 +78,14 @@ def fisher_rao_distance(network: nn.Module, other: nn.Module, inputs: Tensor) ->
         tensor(0.)
     """
     mine, theirs = _parameters(network, "network"), _parameters(other, "other")
+    _check_inputs(inputs)
     shapes = [{name: tuple(value.shape) for name, value in found.items()} for found in (mine, theirs)]
     if shapes[0] != shapes[1]:
         names = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
         raise ValueError(f"`network` and `other` must have the same parameters, these differ: {', '.join(names[:8])}")
     difference = {name: theirs[name].to(value) - value for name, value in mine.items()}
     squared = [_squared_length(at, of, difference, inputs) for at, of in ((network, mine), (other, theirs))]
-    return (sum(squared[1:], squared[0]) / 2).sqrt()
+    return _defined((sum(squared[1:], squared[0]) / 2).sqrt())
 
 
 def task2vec(network: nn.Module, inputs: Tensor, *, average_filters: bool = True) -> Tensor:
@@ -114,11 +116,14 @@ def task2vec(network: nn.Module, inputs: Tensor, *, average_filters: bool = True
         >>> task2vec(torch.nn.Linear(4, 3).eval(), torch.ones(5, 4)).shape
         torch.Size([6])
     """
+    check_flag(average_filters, "average_filters")
+    held = _parameters(network)
+    _check_inputs(inputs)
     with differentiable_kernels(network), torch.enable_grad():
-        parameters = {name: value.requires_grad_() for name, value in _parameters(network).items()}
+        parameters = {name: value.requires_grad_() for name, value in held.items()}
         logits = (_checked(functional_call(network, parameters, (sample,)))[0] for sample in torch.split(inputs, 1))
         means = [total / len(inputs) for total in summed_diagonal(logits, list(parameters.values()))]
-    return by_filter(means) if average_filters else torch.cat([mean.flatten() for mean in means])
+    return _defined(by_filter(means) if average_filters else torch.cat([mean.flatten() for mean in means]))
 
 
 def task2vec_similarity(a: Tensor, b: Tensor, *, joint_normalization: bool = True) -> Tensor:
@@ -148,6 +153,9 @@ def task2vec_similarity(a: Tensor, b: Tensor, *, joint_normalization: bool = Tru
         >>> task2vec_similarity(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]))
         tensor(0.)
     """
+    check_flag(joint_normalization, "joint_normalization")
+    check_tensor(a, "a", "(d,)")
+    check_tensor(b, "b", "(d,)")
     for vector, name in ((a, "a"), (b, "b")):
         if vector.ndim != 1 or a.shape != b.shape:
             raise ValueError(f"`a` and `b` must have one shape (d,), got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -170,6 +178,8 @@ def task2vec_similarity(a: Tensor, b: Tensor, *, joint_normalization: bool = Tru
 
 
 def _parameters(network: nn.Module, name: str = "network") -> dict[str, Tensor]:
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"`{name}` must be a torch.nn.Module, got {type(network).__name__}")
     training = [where or type(module).__name__ for where, module in network.named_modules() if module.training]
     if training:
         raise ValueError(f"`{name}` must be in evaluation mode, {training[0]!r} is not; call .eval()")
@@ -194,3 +204,16 @@ def _checked(logits: object) -> Tensor:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"`network` must return logits (samples, classes), got {shape}")
     return logits
+
+
+def _check_inputs(inputs: Tensor) -> None:
+    check_tensor(inputs, "inputs", "(n, ...)")
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError(f"`inputs` must hold at least 1 sample in their first dimension, got {tuple(inputs.shape)}")
+
+
+def _defined(value: Tensor) -> Tensor:
+    """The value, after a warning where it holds NaN."""
+    if bool(value.isnan().any()):
+        undefined("the network's logits on `inputs`, or their derivatives, are not finite", value)
+    return value

@@ -7,12 +7,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns
 from lightning_sim._checks import check_choice, check_pair
+from lightning_sim.functional._rounding import Rows, linear_kernel_rounding, rows_of
 
 __all__ = ["hsic"]
 
 Estimator = Literal["unbiased", "biased"]
+
+# Up to so many samples their kernel is affordable where the cross-covariances do not suffice: some seconds.
+_AFFORDABLE_KERNEL = 2**14
+# Entries of the (rows, n) blocks of a kernel, a few of which exist at once: 32 MiB each in float64.
+_BLOCK_ENTRIES = 2**22
 
 
 def hsic(x: Tensor, y: Tensor, *, estimator: Estimator = "unbiased") -> Tensor:
@@ -65,7 +70,7 @@ def hsic(x: Tensor, y: Tensor, *, estimator: Estimator = "unbiased") -> Tensor:
     """
     check_choice(estimator, "estimator", ("unbiased", "biased"))
     x, y = check_pair(x, y, minimum_rows=minimum_rows(estimator))
-    terms = linear_hsic_terms(center_columns(x), center_columns(y), estimator)
+    terms = linear_hsic_terms(rows_of(x), rows_of(y), estimator)
     return terms.cross.to(x.dtype)
 
 
@@ -84,40 +89,68 @@ def minimum_rows(estimator: Estimator) -> int:
     return 4 if estimator == "unbiased" else 2
 
 
-def linear_hsic_terms(a: Tensor, b: Tensor, estimator: Estimator) -> HsicTerms:
+def linear_hsic_terms(a: Rows, b: Rows, estimator: Estimator) -> HsicTerms:
     """The terms for linear kernels of (n, p1) and (n, p2), which must be centred to be unbiased."""
-    (n, p1), (_, p2) = a.shape, b.shape
+    (n, p1), (_, p2) = a.values.shape, b.values.shape
+    roundings = (linear_kernel_rounding(a), linear_kernel_rounding(b))
     if p1 * p1 + p2 * p2 + p1 * p2 > n * (p1 + p2):
-        return kernel_hsic_terms(a @ a.T, b @ b.T, estimator, center=False)
+        kernels = (a.values @ a.values.T, b.values @ b.values.T)
+        return kernel_hsic_terms(*kernels, roundings, estimator, center=False)
+    pairs = ((a.values, b.values), (a.values, a.values), (b.values, b.values))
+    squares = torch.stack([(u.T @ v).square().sum() for u, v in pairs])
+    floors = torch.stack(roundings)
     if estimator == "biased":
-        cross, self_x, self_y = ((u.T @ v).square().sum() / (n - 1) ** 2 for u, v in ((a, b), (a, a), (b, b)))
-        return HsicTerms(cross, self_x, self_y, torch.zeros_like(cross), torch.zeros_like(cross))
+        return HsicTerms(*(squares / (n - 1) ** 2), *(floors / (n - 1) ** 2))
     # The rows of a centred kernel sum to zero. Without the diagonal they sum to minus the diagonal, so every
     # term of HSIC_1 follows from the cross-covariance and the squared norms of the samples.
-    norms_a, norms_b = a.square().sum(1), b.square().sum(1)
+    norms = torch.stack([a.values.square().sum(1), b.values.square().sum(1)])
+    traces = norms.sum(1)
+    sums = sums_of_hsic_1(squares, norms @ norms.T, traces, n)
+    lost = covariance_rounding(traces.detach(), n)
+    # A thousand times what decides between a value and none: three more digits are right without the kernel.
+    if n <= _AFFORDABLE_KERNEL and bool((sums[1:] < 2**10 * lost).any()):
+        sums = _summed_by_blocks(a.values, b.values, norms)
+    else:
+        floors = torch.maximum(floors, lost)
+    return HsicTerms(*(sums / (n * (n - 3))), *(floors / (n * (n - 3))))
 
-    def hsic_1(u: Tensor, v: Tensor, norms_u: Tensor, norms_v: Tensor) -> Tensor:
-        diagonals = n / (n - 2) * (norms_u * norms_v).sum()
-        traces = norms_u.sum() * norms_v.sum() / ((n - 1) * (n - 2))
-        return ((u.T @ v).square().sum() - diagonals + traces) / (n * (n - 3))
 
-    rounding = 16 * torch.finfo(a.dtype).eps / (n * (n - 3))
-    return HsicTerms(
-        hsic_1(a, b, norms_a, norms_b),
-        hsic_1(a, a, norms_a, norms_a),
-        hsic_1(b, b, norms_b, norms_b),
-        rounding * norms_a.sum().square(),
-        rounding * norms_b.sum().square(),
-    )
+def sums_of_hsic_1(squares: Tensor, norms_norms: Tensor, traces: Tensor, n: int | Tensor) -> Tensor:
+    r"""n (n - 3) HSIC_1 of x with y, x with x and y with y, (3,), from sums over centred samples.
+
+    Args:
+        squares: $\|X^T Y\|_F^2$, $\|X^T X\|_F^2$, $\|Y^T Y\|_F^2$.
+        norms_norms: the sums of the products of $|x_i|^2$ and $|y_i|^2$, (2, 2).
+        traces: the sums of $|x_i|^2$ and of $|y_i|^2$.
+        n: the number of samples.
+    """
+    diagonals = torch.stack([norms_norms[0, 1], norms_norms[0, 0], norms_norms[1, 1]])
+    products = torch.stack([traces[0] * traces[1], traces[0].square(), traces[1].square()])
+    return squares - n / (n - 2) * diagonals + products / ((n - 1) * (n - 2))
+
+
+def covariance_rounding(traces: Tensor, n: int | Tensor) -> Tensor:
+    """Below what n (n - 3) HSIC_1 of a side with itself has lost its digits as a difference of sums over samples.
+
+    Where most samples are equal, all additions round the same way: measured up to n eps of the squared trace. Three
+    digits are to be left.
+    """
+    return 2**10 * n * torch.finfo(traces.dtype).eps * traces.square()
 
 
 def kernel_hsic_terms(
-    kernel_x: Tensor, kernel_y: Tensor, estimator: Estimator, *, center: bool = True
+    kernel_x: Tensor,
+    kernel_y: Tensor,
+    roundings: tuple[Tensor, Tensor],
+    estimator: Estimator,
+    *,
+    center: bool = True,
 ) -> HsicTerms:
-    """The terms for kernels (n, n); `center=False` if they are centred, or compared without it."""
+    """The terms for kernels (n, n) and the squared norms of their rounding errors.
+
+    `center=False` if they are centred, or compared without it.
+    """
     n = kernel_x.shape[0]
-    rounding = (64 * torch.finfo(kernel_x.dtype).eps) ** 2
-    floor_x, floor_y = (rounding * kernel.square().sum() for kernel in (kernel_x, kernel_y))
     if estimator == "unbiased":
         kernel_x, kernel_y = _center_without_diagonal(kernel_x), _center_without_diagonal(kernel_y)
         count = n * (n - 3)
@@ -129,8 +162,8 @@ def kernel_hsic_terms(
         (kernel_x * kernel_y).sum() / count,
         kernel_x.square().sum() / count,
         kernel_y.square().sum() / count,
-        floor_x / count,
-        floor_y / count,
+        roundings[0] / count,
+        roundings[1] / count,
     )
 
 
@@ -151,3 +184,20 @@ def _center_without_diagonal(kernel: Tensor) -> Tensor:
     kernel = kernel.masked_fill(diagonal, 0)
     means = kernel.sum(0) / (n - 2)
     return (kernel - means - means[:, None] + means.sum() / (n - 1)).masked_fill(diagonal, 0)
+
+
+def _summed_by_blocks(a: Tensor, b: Tensor, norms: Tensor) -> Tensor:
+    """What `sums_of_hsic_1` gives of centred (n, p1) and (n, p2), from blocks of the U-centred kernels.
+
+    Subtracting before anything is squared keeps the digits that the difference of sums loses.
+    """
+    n = len(a)
+    means, mean = norms / (n - 2), norms.sum(1) / ((n - 1) * (n - 2))
+    sums = torch.zeros(3, dtype=a.dtype, device=a.device)
+    for block in torch.split(torch.arange(n, device=a.device), max(1, _BLOCK_ENTRIES // n)):
+        x, y = (
+            (rows[block] @ rows.T + means[side][block, None] + means[side] - mean[side]).scatter(1, block[:, None], 0)
+            for side, rows in enumerate((a, b))
+        )
+        sums = sums + torch.stack([(x * y).sum(), x.square().sum(), y.square().sum()])
+    return sums

@@ -60,6 +60,8 @@ def kernel_mean_embedding_norm(
     """
     check_choice(normalization, "normalization", (None, "diagonal", "frobenius"))
     factors = [check_matrix(features, "features")]
+    if len(features) == 0:
+        raise ValueError(f"`features` need at least 1 row (sample), got shape {tuple(features.shape)}")
     if gradients is not None:
         factors = list(check_pair(features, gradients, names=("features", "gradients"), minimum_rows=1))
     dtype = factors[0].dtype

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, unit_scale
-from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim._centering import center_columns
+from lightning_sim._checks import check_integer, check_pair, warn_if_constant
+from lightning_sim.functional._rounding import over_largest, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import HsicTerms, linear_hsic_terms
 
@@ -53,17 +54,14 @@ def minibatch_centered_kernel_alignment(x: Tensor, y: Tensor, *, batch_size: int
         >>> minibatch_centered_kernel_alignment(x, 2 * x.flip(1) + 1, batch_size=20)
         tensor(1.)
     """
-    if batch_size < 4:
-        raise ValueError(f"`batch_size` must be at least 4 for the unbiased estimator, got {batch_size}")
+    batch_size = check_integer(batch_size, "batch_size", 4)  # the samples that HSIC_1 needs
     x, y = check_pair(x, y, minimum_rows=4)
-    a, b = unit_scale(center_columns(x)), unit_scale(center_columns(y))
-    if warn_if_constant(a, b):
+    if warn_if_constant(center_columns(x), center_columns(y)):
         return x.new_tensor(torch.nan)
-    batches = [
-        # Centring every batch changes no HSIC_1, and its sums over features suppose it.
-        linear_hsic_terms(rows_a - rows_a.mean(0), rows_b - rows_b.mean(0), "unbiased")
-        for rows_a, rows_b in zip(torch.split(a, batch_size), torch.split(b, batch_size), strict=True)
-        if len(rows_a) >= 4
-    ]
+    # Centring every batch changes no HSIC_1, and its sums over features suppose it.
+    sides = (
+        over_largest([rows_of(rows) for rows in torch.split(side, batch_size) if len(rows) >= 4]) for side in (x, y)
+    )
+    batches = [linear_hsic_terms(rows_a, rows_b, "unbiased") for rows_a, rows_b in zip(*sides, strict=True)]
     sums = HsicTerms(*(torch.stack(terms).sum() for terms in zip(*batches, strict=True)))
     return alignment(sums, ("`x`", "`y`")).to(x.dtype)

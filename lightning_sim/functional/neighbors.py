@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, widen
-from lightning_sim._checks import check_choice, check_pair, warn_if_constant
+from lightning_sim._centering import center_columns, undefined, widen
+from lightning_sim._checks import check_choice, check_integer, check_pair, warn_if_constant
 
 __all__ = ["mutual_knn"]
 
@@ -43,7 +43,8 @@ def mutual_knn(
 
     Returns:
         A scalar in the wider of float32 and the dtypes of `x` and `y`; not differentiable. NaN with a
-        warning that names a side without variance.
+        warning that names a side without variance, or whose samples are all equally near to each other (such as
+        the cosines of rows that differ by a factor).
 
     Raises:
         ValueError: unless both are finite floating-point matrices with the same number of rows, at least 2;
@@ -64,17 +65,23 @@ def mutual_knn(
     check_choice(metric, "metric", ("cosine", "euclidean", "inner_product"))
     x, y = check_pair(x, y)
     n = x.shape[0]
-    if not 1 <= k < n:
+    k = check_integer(k, "k", 1)
+    if k >= n:
         raise ValueError(
             f"`k` must be between 1 and {n - 1}, one less than the {n} samples, got {k} "
             f"for shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
     if warn_if_constant(center_columns(x), center_columns(y)):
         return x.new_tensor(torch.nan)
-    search_x, search_y = _search(x.detach(), metric), _search(y.detach(), metric)
-    shared = 0
+    searches = [_search(z.detach(), metric) for z in (x, y)]
+    shared, ranks = 0, [False, False]
     for block in torch.split(torch.arange(n, device=x.device), max(1, _BLOCK_ENTRIES // n)):
-        shared += int((_neighbors(search_x, block, k) & _neighbors(search_y, block, k)).sum())
+        found = [_neighbors(search, block, k) for search in searches]
+        shared += int((found[0].chosen & found[1].chosen).sum())
+        ranks = [ranked or side.ranks for ranked, side in zip(ranks, found, strict=True)]
+    if not all(ranks):
+        alike = " and ".join(f"`{name}`" for name, ranked in zip("xy", ranks, strict=True) if not ranked)
+        return undefined(f"no sample of {alike} has others that are nearer than the rest", x)
     return x.new_tensor(shared / (n * k))
 
 
@@ -98,8 +105,15 @@ def _search(x: Tensor, metric: str) -> _Search:
     return _Search(rows, offsets, rounding)
 
 
-def _neighbors(search: _Search, block: Tensor, k: int) -> Tensor:
-    """Mask (block, n) of the k nearest samples of those in `block`, ties resolved by index."""
+class _Neighbors(NamedTuple):
+    """Mask (block, n) of the nearest samples, and whether any sample of the block is nearer to some than to others."""
+
+    chosen: Tensor
+    ranks: bool
+
+
+def _neighbors(search: _Search, block: Tensor, k: int) -> _Neighbors:
+    """The k nearest samples of those in `block`, ties resolved by index."""
     scores = search.rows[block] @ search.rows.T - search.offsets
     scores.scatter_(1, block[:, None], -torch.inf)
     kth = scores.topk(k, dim=1).values[:, -1:]
@@ -107,4 +121,5 @@ def _neighbors(search: _Search, block: Tensor, k: int) -> Tensor:
     nearer = scores > kth + rounding
     tied = (scores >= kth - rounding) & ~nearer
     vacancies = k - nearer.sum(1, keepdim=True)
-    return nearer | (tied & (tied.cumsum(1) <= vacancies))
+    ranks = bool((tied.sum(1) < scores.shape[1] - 1).any())  # a sample is not its own neighbour
+    return _Neighbors(nearer | (tied & (tied.cumsum(1) <= vacancies)), ranks)

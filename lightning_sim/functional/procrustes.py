@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import center_columns, unit_scale, widen
-from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim._checks import check_flag, check_pair, warn_if_constant
 
 __all__ = ["angular_procrustes_distance", "procrustes_distance"]
 
@@ -63,6 +63,8 @@ def procrustes_distance(
         >>> print(f"{procrustes_distance(x, 2 * turned_and_moved, normalize=False):.4f}")  # the size of x
         3.4641
     """
+    for value, name in ((center, "center"), (normalize, "normalize"), (squared, "squared")):
+        check_flag(value, name)
     x, y = check_pair(x, y)
     a, b = (center_columns(z) if center else widen(z) for z in (x, y))
     if warn_if_constant(a, b):
@@ -111,6 +113,7 @@ def angular_procrustes_distance(x: Tensor, y: Tensor, *, center: bool = True) ->
         >>> print(f"{angular_procrustes_distance(x, x[:, :1]):.4f}")  # a quarter of pi
         0.7854
     """
+    check_flag(center, "center")
     x, y = check_pair(x, y)
     a, b = (center_columns(z) if center else widen(z) for z in (x, y))
     if warn_if_constant(a, b):

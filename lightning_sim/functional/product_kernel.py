@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, undefined, unit_scale, widen
-from lightning_sim._checks import check_choice, check_pair
+from lightning_sim._centering import undefined
+from lightning_sim._checks import check_choice, check_flag, check_pair
+from lightning_sim.functional._rounding import Rows, over_largest, product_rounding, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import Estimator, center_kernel, kernel_hsic_terms, minimum_rows
 from lightning_sim.functional.normalized_bures_similarity import bures_ratio
@@ -71,6 +72,7 @@ def product_kernel_similarity(
     """
     check_choice(measure, "measure", ("cka", "nbs"))
     check_choice(estimator, "estimator", ("unbiased", "biased"))
+    check_flag(center_factors, "center_factors")
     names = ("features_x", "gradients_x", "features_y", "gradients_y")
     sides = ("`features_x` times `gradients_x`", "`features_y` times `gradients_y`")
     rows = 2 if measure == "nbs" else minimum_rows(estimator)
@@ -79,15 +81,46 @@ def product_kernel_similarity(
         first = factors[0], factors[i]
         factors[0], factors[i] = check_pair(*first, names=(names[0], names[i]), minimum_rows=rows)
     dtype = factors[0].dtype
-    prepared = [unit_scale(center_columns(z) if center_factors else widen(z)) for z in factors]
-    kernel_x, kernel_y = ((f @ f.T) * (g @ g.T) for f, g in (prepared[:2], prepared[2:]))
-    if measure == "cka":
-        return alignment(kernel_hsic_terms(kernel_x, kernel_y, estimator), sides).to(dtype)
-    factor_x, factor_y = _centered_factor(kernel_x), _centered_factor(kernel_y)
-    constant = [side for side, z in zip(sides, (factor_x, factor_y), strict=True) if z.shape[1] == 0]
+    prepared = [over_largest([rows_of(z, center=center_factors)])[0] for z in factors]
+    x, y = _ProductKernel.of(*prepared[:2]), _ProductKernel.of(*prepared[2:])
+    constant = [side for side, kernel in zip(sides, (x, y), strict=True) if not kernel.varies]
     if constant:
-        return undefined(f"the kernel of {' and of '.join(constant)} has no variance", factors[0])
-    return bures_ratio(factor_x, factor_y).to(dtype)
+        return undefined(f"the kernel of {' and of '.join(constant)} has no variance above rounding", factors[0])
+    if measure == "cka":
+        terms = kernel_hsic_terms(x.kernel, y.kernel, (x.rounding, y.rounding), estimator)
+        return alignment(terms, sides).to(dtype)
+    return bures_ratio(_centered_factor(x.kernel), _centered_factor(y.kernel)).to(dtype)
+
+
+class _ProductKernel(NamedTuple):
+    """K (n, n), the squared norm of its rounding errors beside the diagonal, and whether it has any variance."""
+
+    kernel: Tensor
+    rounding: Tensor
+    varies: bool
+
+    @classmethod
+    def of(cls, features: Rows, gradients: Rows) -> _ProductKernel:
+        kernel = (features.values @ features.values.T) * (gradients.values @ gradients.values.T)
+        trace, mean = kernel.detach().diagonal().sum(), kernel.detach().mean()
+        computed = product_rounding(features.values, trace) + product_rounding(gradients.values, trace)
+        # K is the linear kernel of the outer products z, whose errors are those of one factor times the other.
+        variance = trace - len(kernel) * mean
+        squared_errors = sum(
+            (one.errors.square().sum(1) * other.values.detach().square().sum(1)).sum()
+            for one, other in ((features, gradients), (gradients, features))
+        )
+        # `linear_kernel_rounding` of z, whose entries are too many to look at: as if all were alike.
+        directions = _directions(features) * _directions(gradients)
+        carried = 4 * (variance + squared_errors) * squared_errors / directions
+        # Constants up to 8 units in the last place have a variance of 8^2 / 12 of them.
+        return cls(kernel, carried + computed**2, bool(variance > computed + 6 * squared_errors))
+
+
+def _directions(rows: Rows) -> Tensor:
+    """Over how many columns the features are spread: all if they are equally large, 1 if one is much the largest."""
+    squares = rows.values.detach().square().sum(0)
+    return squares.sum().square() / squares.square().sum()
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, undefined, widen
+from lightning_sim._centering import center_columns, undefined
 from lightning_sim._checks import check_choice, check_pair, warn_if_constant
 from lightning_sim.functional._ranks import average_ranks
+from lightning_sim.functional._rounding import rows_of
 
 __all__ = ["representational_similarity_analysis"]
 
@@ -72,9 +73,11 @@ def representational_similarity_analysis(
         return x.new_tensor(torch.nan)
     directions: list[Tensor] = []
     for name, representation in (("x", x), ("y", y)):
-        pairs = _dissimilarities(representation, dissimilarity)
+        pairs, rounding = _dissimilarities(representation, dissimilarity)
         if bool(pairs.isnan().any()):
             return undefined(f"`{name}` holds samples with the same value in all features", x)
+        if not bool(pairs.detach().var(correction=0) > rounding):
+            return undefined(f"`{name}` has only equally dissimilar pairs of samples", x)
         if compare == "spearman":
             pairs = average_ranks(pairs, rounding=64 * torch.finfo(pairs.dtype).eps * float(pairs.max()))
         pairs = center_columns(pairs[:, None])
@@ -84,11 +87,24 @@ def representational_similarity_analysis(
     return (directions[0] * directions[1]).sum().clamp(-1, 1).to(x.dtype)
 
 
-def _dissimilarities(x: Tensor, dissimilarity: str) -> Tensor:
-    """The n (n - 1) / 2 dissimilarities of rows of `x` (n, p); NaN for rows that have no correlation."""
+def _dissimilarities(x: Tensor, dissimilarity: str) -> tuple[Tensor, Tensor]:
+    """The n (n - 1) / 2 dissimilarities of rows of `x` (n, p), and how much of their variance may be rounding.
+
+    NaN for rows that have no correlation.
+    """
     if dissimilarity == "euclidean":
-        return torch.pdist(widen(x))
+        rows, errors = rows_of(x)
+        pairs = torch.pdist(rows)
+        return pairs, _rounding_of_distances(errors)
     # Half the squared distance of standardised rows is one minus their correlation, without its cancellation.
-    rows = center_columns(x.T).T
-    rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return torch.pdist(rows).square() / 2
+    features, errors = rows_of(x.T)
+    lengths = torch.linalg.vector_norm(features.T, dim=1, keepdim=True)
+    distances = torch.pdist(features.T / lengths)
+    rounding = distances.detach().square().mean() * _rounding_of_distances(errors.T / lengths.detach())
+    return distances.square() / 2, rounding
+
+
+def _rounding_of_distances(errors: Tensor) -> Tensor:
+    """The variance that independent errors (n, p) of the entries give a distance; twice of it, as for kernels."""
+    # The error of a distance is that along one direction.
+    return 4 * errors.square().mean()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sim._centering import center_columns, undefined, unit_scale, widen
-from lightning_sim._checks import check_matrix
+from lightning_sim._checks import check_flag, check_matrix
 
 __all__ = ["weight_centered_kernel_alignment"]
 
@@ -69,6 +69,7 @@ def weight_centered_kernel_alignment(
         >>> weight_centered_kernel_alignment(net, [net[0].weight.T]).shape
         torch.Size([2, 1])
     """
+    check_flag(center, "center")
     chain_a, chain_b = _chain(weights_a, "weights_a"), _chain(weights_b, "weights_b")
     if len(chain_a[0]) != len(chain_b[0]):
         raise ValueError(
@@ -96,7 +97,8 @@ def _cumulative_products(weights: Sequence[Tensor], *, center: bool) -> list[Ten
         last, factor = products[-1], widen(weight)
         product = last @ factor
         magnitude = last.detach().abs() @ factor.detach().abs()
-        rounding = torch.finfo(product.dtype).eps * len(factor) * magnitude
+        # Of the product, and of the weights as they were given, which errs by half an eps of each at most.
+        rounding = (torch.finfo(product.dtype).eps * len(factor) + torch.finfo(weight.dtype).eps) * magnitude
         products.append(unit_scale(product.masked_fill(product.detach().abs() <= rounding, 0)))
     return products
 
@@ -111,6 +113,8 @@ def _chain(weights: Sequence[Tensor] | nn.Module, name: str) -> list[Tensor]:
     """The input-major weights of one network, after checks."""
     if isinstance(weights, nn.Module):
         weights = list(_linear_weights(weights, name))
+    if not isinstance(weights, Iterable):
+        raise ValueError(f"`{name}` must be a sequence of weights or a torch.nn.Module, got {type(weights).__name__}")
     chain = [check_matrix(w, f"{name}[{layer}]", form="(d_in, d_out)") for layer, w in enumerate(weights)]
     if not chain:
         raise ValueError(f"`{name}` must hold at least one linear layer, got none")

@@ -12,16 +12,18 @@ from typing import Any
 from lightning_sim._measurement import Measurement
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers.naming import is_epoch, measured_name
+from lightning_sim.loggers.places import FILE_NAME, holds_measurements, numbered_places
 
 __all__ = ["history_from_scalars", "read_csv", "read_run"]
 
 # In order of preference: the record alone holds everything.
 _PATTERNS = {
-    "record": ("{monitor}/record.jsonl", "record.jsonl"),
+    "record": ("{monitor}/record.jsonl", "record.jsonl", "record-[0-9]*.jsonl"),
     "tensorboard": ("events.out.tfevents*",),
     "csv": ("metrics.csv",),
     "wandb": ("run-*.wandb", "*run-*/run-*.wandb", "wandb/*run-*/run-*.wandb"),
 }
+_SEVERAL = {"record": "runs", "wandb": "W&B runs"}  # of which none is to be preferred
 
 
 def read_run(path: Path, source: str | None, monitor: str) -> SimilarityHistory:
@@ -30,8 +32,8 @@ def read_run(path: Path, source: str | None, monitor: str) -> SimilarityHistory:
         raise ValueError(f"`source` must be one of {', '.join(_PATTERNS)} or None, got {source!r}")
     for kind in _PATTERNS if source is None else (source,):
         places = _places(path, kind, monitor)
-        if kind == "wandb" and len(places) > 1:
-            raise ValueError(f"{path} holds several W&B runs, give one: {', '.join(map(str, places))}")
+        if len(places) > 1 and kind in _SEVERAL:
+            raise ValueError(f"{path} holds several {_SEVERAL[kind]}, give one: {', '.join(map(str, places))}")
         if places:
             return _read(kind, places[0], monitor)
     raise FileNotFoundError(_nothing_found(path, source, monitor))
@@ -94,7 +96,16 @@ def _places(path: Path, kind: str, monitor: str) -> list[Path]:
     patterns = [pattern.format(monitor=glob.escape(monitor)) for pattern in _PATTERNS[kind]]
     if path.is_file():
         return [path] if any(path.match(pattern.rpartition("/")[2]) for pattern in patterns) else []
+    if kind == "record":
+        return _records(path, monitor)
     return [place for pattern in patterns for place in sorted(path.glob(pattern))]
+
+
+def _records(path: Path, monitor: str) -> list[Path]:
+    """The records of the runs in a directory, of several those that hold anything; else the one that lies in it."""
+    places = [place / FILE_NAME for place in (path / monitor, *numbered_places(path, monitor))]
+    found = [place for place in places if place.is_file()] or [place for place in [path / FILE_NAME] if place.is_file()]
+    return [place for place in found if holds_measurements(place)] or found[:1]
 
 
 def _read(kind: str, place: Path, monitor: str) -> SimilarityHistory:

@@ -3,7 +3,8 @@ r"""The canonical record of a run: every measured number, matrices included, in 
 The file holds one JSON object per line, in ASCII, each ended by a newline:
 
 ``{"kind": "header", "schema": 1, ...}``
-    The first line. The other keys are the run's metadata (`SimilarityHistory.metadata`).
+    The first line. ``"run_id"`` is the run's own, ``"monitor"`` the name of its monitor; older records lack both. The
+    other keys are the run's metadata (`SimilarityHistory.metadata`).
 ``{"kind": "matrix", "epoch", "step", "measure", "representation", "rows", "columns", "values"}``
     ``values[i][j]`` compares layer ``rows[i]`` of the network with layer ``columns[j]`` of the reference.
 ``{"kind": "measurement", "epoch", "step", "matrices", "values"}``
@@ -12,13 +13,17 @@ The file holds one JSON object per line, in ASCII, each ended by a newline:
 
 A measurement with its matrices is appended in one write and synchronised to disk; its last line commits it,
 so that after a kill the file ends with whole measurements and at most one torn tail, which readers ignore.
-Numbers are the shortest decimals that give the same float32; NaN and infinite values are ``null`` and read as
-NaN. The file can be read while the run goes on.
+Numbers are the shortest decimals that give the same float32; NaN is ``null``. The file can be read while the run goes
+on.
+
+A writer writes to no file but its own: see `lightning_sim.loggers.places`. What a run had measured after the checkpoint
+from which it is resumed is kept as ``record-1.jsonl`` (or the next free number), which is a record as well.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -28,33 +33,69 @@ import numpy as np
 from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers.appending import AppendedFile
+from lightning_sim.loggers.places import FILE_NAME, claim_new, continue_own
 
-__all__ = ["FILE_NAME", "RecordWriter", "read_record"]
+__all__ = ["RecordWriter", "read_record"]
 
-FILE_NAME = "record.jsonl"
 SCHEMA = 1
+_OF_WRITER = ("kind", "schema", "run_id", "monitor")  # keys of the header that are not metadata
 _MATRIX_KEYS = ("measure", "representation", "rows", "columns", "values")
 # Lines that start like this are not parsed until a matrix is asked for.
 _MATRIX_START = b'{"kind":"matrix",'
 
 
 class RecordWriter:
-    """Appends measurements to ``<directory>/record.jsonl``.
+    """Appends measurements to ``<directory>/record.jsonl``, or ``<directory>-1/record.jsonl`` where that is taken.
 
-    Nothing is written before the first `append` or `restart`. The record that an earlier run left in the
-    directory is renamed to ``record-1.jsonl`` (or the next free number), unless `restart` takes it over.
+    Nothing is written before the first `append` or `claim`. Should the file be removed while it is written, the next
+    `append` writes all of it anew, in a place that is free by then.
 
     Args:
         directory: Created when needed.
-        metadata: The header: whatever JSON can hold, keyed by anything but ``kind`` and ``schema``.
+        metadata: The header: whatever JSON can hold, keyed by anything but ``kind``, ``schema``, ``run_id`` and
+            ``monitor``.
+        measurements: What the run has measured so far.
+        run_id: Of the run, if it has a record, which is then continued: it holds exactly `measurements` from then on,
+            and what it held beyond them is kept beside it. If it is not in `directory`, or another process is writing
+            it, this is another run: its id changes, and it gets a place of its own.
 
     Raises:
         ValueError: If `metadata` cannot be written as JSON.
     """
 
-    def __init__(self, directory: Path | str, metadata: Mapping[str, Any]) -> None:
-        self.path = Path(directory) / FILE_NAME
-        self._file = AppendedFile(self.path, _header_line(metadata))
+    def __init__(
+        self,
+        directory: Path | str,
+        metadata: Mapping[str, Any],
+        measurements: Iterable[Measurement] = (),
+        run_id: str | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.wanted = Path(directory)
+        self._header = _checked(metadata)
+        self._measurements = list(measurements)
+        self._written = 0
+        self._file: AppendedFile | None = None
+        self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_written": 0, "run_id": None}  # a copy owns no file
+
+    @property
+    def path(self) -> Path | None:
+        """The record, once there is one."""
+        return None if self._file is None else self._file.path
+
+    def claim(self) -> Path:
+        """Make the record, with what was measured so far, unless it is there; its directory.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        if self._file is None:
+            self._write()
+        assert self._file is not None
+        return self._file.path.parent
 
     def append(self, measurement: Measurement) -> None:
         """Write one measurement and synchronise the file with the disk.
@@ -63,25 +104,59 @@ class RecordWriter:
             OSError: If the file cannot be written, for instance on a full disk. Earlier lines stay intact,
                 and the measurement is written together with the next one that succeeds.
         """
-        self._file.append(_measurement_lines(measurement))
-
-    def restart(self, history: SimilarityHistory) -> None:
-        """Atomically replace the file by one with exactly the measurements of `history`, and go on there.
-
-        The header is that of this writer, not that of `history`.
-
-        Raises:
-            OSError: If the file cannot be written; the former file is then still in place.
-        """
-        self._file.replace(b"".join(map(_measurement_lines, history.measurements)))
+        self._measurements.append(measurement)
+        self._write()
 
     def close(self) -> None:
-        """Try once more to write what a full disk had kept out.
+        """Write what could not be written or was removed, and let others go on with the record.
 
         Raises:
             OSError: If it still cannot be written.
         """
-        self._file.close()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._file is not None or self._measurements:
+                self._write()
+        finally:
+            if self._file is not None:
+                self._file.release()
+
+    def _write(self) -> None:
+        count = len(self._measurements)
+        try:
+            if not self._is_appended():
+                self._file = self._claimed(b"".join(map(_measurement_lines, self._measurements)))
+        except OSError as error:
+            where = (self.wanted if self._file is None else self._file.path.parent) / FILE_NAME
+            raise OSError(error.errno, f"could not be written: {error.strerror or error}", str(where)) from error
+        self._written = count
+
+    def _is_appended(self) -> bool:
+        """Whether what is not yet written could be added to the file; False where there is none of our own."""
+        if self._file is None:
+            return False
+        try:
+            self._file.append(b"".join(map(_measurement_lines, self._measurements[self._written :])))
+        except (FileNotFoundError, NotADirectoryError):
+            self.run_id = None  # whatever lies there now is not ours
+            return False
+        return True
+
+    def _claimed(self, body: bytes) -> AppendedFile:
+        if self.run_id is not None:
+            file = continue_own(self.wanted, self.run_id, self._first_line(self.run_id), body)
+            if file is not None:
+                return file
+        run_id = uuid.uuid4().hex
+        file = claim_new(self.wanted, self._first_line(run_id) + body)
+        self.run_id = run_id
+        return file
+
+    def _first_line(self, run_id: str) -> bytes:
+        own = {"kind": "header", "schema": SCHEMA, "run_id": run_id, "monitor": self.wanted.name}
+        return _line({**own, **self._header})
 
 
 def read_record(path: Path | str) -> SimilarityHistory:
@@ -177,12 +252,12 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 def _parse_header(line: bytes, where: str) -> dict[str, Any]:
     header = _parse(line, where)
-    if header.pop("kind", None) != "header":
+    if header.get("kind") != "header":
         raise ValueError(f"{where} is not the header of a similarity record")
-    schema = header.pop("schema", None)
+    schema = header.get("schema")
     if schema != SCHEMA:
         raise ValueError(f"{where} has schema {schema!r}, this lightning-sim reads {SCHEMA}; install a newer one")
-    return header
+    return {key: value for key, value in header.items() if key not in _OF_WRITER}
 
 
 def _parse_measurement(found: Mapping[str, Any], waiting: Sequence[_MatrixLine], where: str) -> Measurement:
@@ -199,15 +274,15 @@ def _parse_measurement(found: Mapping[str, Any], waiting: Sequence[_MatrixLine],
         raise ValueError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _header_line(metadata: Mapping[str, Any]) -> bytes:
+def _checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in metadata.items():
-        if key in ("kind", "schema"):
+        if key in _OF_WRITER:
             raise ValueError(f"`metadata` must not have the key {key!r}: the record's header uses it")
         try:
             json.dumps({key: value}, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`metadata[{key!r}]` cannot be written as JSON: {error}") from error
-    return _line({"kind": "header", "schema": SCHEMA, **metadata})
+    return dict(metadata)
 
 
 def _measurement_lines(measurement: Measurement) -> bytes:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_pair
+from lightning_sim._checks import check_integer, check_pair
 from lightning_sim.functional.centered_kernel_alignment import alignment
-from lightning_sim.functional.hsic import HsicTerms
+from lightning_sim.functional.hsic import HsicTerms, covariance_rounding, sums_of_hsic_1
 from lightning_sim.metrics._pair_metric import State
 
 __all__ = ["CentralMoments"]
@@ -36,9 +35,10 @@ class CentralMoments:
         """The sums for these widths, which must be given."""
         widths = (num_features_x, num_features_y)
         for name, width in zip(_SIDES, widths, strict=True):
-            if width is None or width < 1:
-                raise ValueError(f"`num_features_{name}` must be the number of columns of `{name}`, got {width}")
-        return cls(*cast(tuple[int, int], widths))
+            if width is None:
+                raise ValueError(f"`num_features_{name}` must be the number of columns of `{name}`, got None")
+        checked = (check_integer(width, f"num_features_{name}", 1) for name, width in zip(_SIDES, widths, strict=True))
+        return cls(*checked)
 
     def zeros(self) -> State:
         """p (p + 4) + 5 numbers."""
@@ -97,17 +97,12 @@ class CentralMoments:
         n = state["count"]
         if self._warned(state, minimum=2 if biased else 4):
             return torch.full_like(n, torch.nan)
-        squares = torch.stack(
-            [self._covariance(state, *sides).square().sum() for sides in ((0, 1), (0, 0), (1, 1))]
-        )
+        squares = torch.stack([self._covariance(state, *sides).square().sum() for sides in ((0, 1), (0, 0), (1, 1))])
+        norms, floors = self._norms(state), torch.stack([self._carried(state, side) for side in range(2)])
         if biased:
-            return alignment(HsicTerms(*squares, *torch.zeros_like(squares[:2])), _SIDES)
-        norms, quartic = self._norms(state), state["norms_norms"]
-        diagonals = torch.stack([quartic[0, 1], quartic[0, 0], quartic[1, 1]])
-        traces = torch.stack([norms[0] * norms[1], *norms.square()])
-        terms = (squares - n / (n - 2) * diagonals + traces / ((n - 1) * (n - 2))) / (n * (n - 3))
-        floors = 16 * torch.finfo(terms.dtype).eps * norms.square() / (n * (n - 3))
-        return alignment(HsicTerms(*terms, *floors), _SIDES)
+            return alignment(HsicTerms(*squares, *floors), _SIDES)
+        sums = sums_of_hsic_1(squares, state["norms_norms"], norms, n)
+        return alignment(HsicTerms(*sums, *torch.maximum(floors, covariance_rounding(norms, n))), _SIDES)
 
     def nbs(self, state: State) -> Tensor:
         """Normalised Bures similarity; NaN with a warning where it is undefined."""
@@ -121,9 +116,11 @@ class CentralMoments:
         """The canonical correlations and the smaller rank; None after a warning where they are undefined."""
         if self._warned(state, minimum=2):
             return None
-        whitening_x, whitening_y = (self._whitening(state, side) for side in range(2))
-        correlations = torch.linalg.svdvals(whitening_x.T @ self._covariance(state, 0, 1) @ whitening_y)
-        return correlations.clamp_max(1), min(whitening_x.shape[1], whitening_y.shape[1])
+        whitening = [self._whitening(state, side) for side in range(2)]
+        if self._warned_of(state, [directions.shape[1] > 0 for directions in whitening]):
+            return None
+        correlations = torch.linalg.svdvals(whitening[0].T @ self._covariance(state, 0, 1) @ whitening[1])
+        return correlations.clamp_max(1), min(directions.shape[1] for directions in whitening)
 
     def _moments(self, x: Tensor, y: Tensor) -> State:
         eps = torch.finfo(x.dtype).eps
@@ -147,24 +144,34 @@ class CentralMoments:
         if count < minimum:
             undefined(f"at least {minimum} samples are needed, got {count}", state["count"])
             return True
-        constant = [
-            f"`{name}`"
-            for name, side in zip(_SIDES, range(2), strict=True)
-            if not bool(self._varies(state, side).any())
-        ]
+        # Constants up to 8 units in the last place have a variance of 8^2 / 12 of them.
+        varies = [bool(self._variances(state, side).sum() > 6 * self._rounding(state, side).sum()) for side in range(2)]
+        return self._warned_of(state, varies)
+
+    def _warned_of(self, state: State, varies: list[bool]) -> bool:
+        constant = [f"`{name}`" for name, varied in zip(_SIDES, varies, strict=True) if not varied]
         if constant:
-            undefined(f"{' and '.join(constant)} has no variance over the samples", state["count"])
+            undefined(f"{' and '.join(constant)} has no variance over the samples above rounding", state["count"])
         return bool(constant)
 
-    def _varies(self, state: State, side: int) -> Tensor:
-        """Which features vary by more than rounding: some units in the last place of each entry."""
-        variances = self._covariance(state, side, side).diagonal()
-        return variances > 64 * self._split(state["rounding"], 0)[side]
+    def _variances(self, state: State, side: int) -> Tensor:
+        return self._covariance(state, side, side).diagonal()
+
+    def _rounding(self, state: State, side: int) -> Tensor:
+        """How much of the variance of each feature (times the samples) may be rounding of the inputs."""
+        # An exact constant has been rounded, and does not vary.
+        return torch.minimum(self._split(state["rounding"], 0)[side], self._variances(state, side))
+
+    def _carried(self, state: State, side: int) -> Tensor:
+        """The part of a sum of squared similarities that is rounding, as in `linear_kernel_rounding`."""
+        variances, rounding = self._variances(state, side), self._rounding(state, side)
+        computed = 16 * torch.finfo(variances.dtype).eps * variances.sum()
+        return 4 * (variances + rounding) @ rounding + computed.square()
 
     def _whitening(self, state: State, side: int) -> Tensor:
         """W (p, rank) such that X W is an orthonormal basis of the span of the centred X."""
-        covariance, varies = self._covariance(state, side, side), self._varies(state, side)
-        variances = covariance.diagonal()
+        covariance, variances = self._covariance(state, side, side), self._variances(state, side)
+        varies = variances > 6 * self._rounding(state, side)
         scale = torch.where(varies, variances, 1).rsqrt() * varies
         # In float64 the directions with a share below this of the variance keep no correct digit worth having: the
         # eigenvalues err by eps, so the correlation of a direction with share t errs by eps / t.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_sim._centering import center_columns, undefined
+from lightning_sim._centering import undefined
 from lightning_sim._checks import check_pair
+from lightning_sim.functional._rounding import rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import HsicTerms, linear_hsic_terms
 from lightning_sim.metrics._pair_metric import State
@@ -29,7 +30,7 @@ class MinibatchTerms:
         x, y = check_pair(x, y, minimum_rows=0)
         if len(x) < 4:
             return state
-        terms = linear_hsic_terms(center_columns(x.detach()), center_columns(y.detach()), "unbiased")
+        terms = linear_hsic_terms(rows_of(x.detach()), rows_of(y.detach()), "unbiased")
         return {"hsic_terms": state["hsic_terms"] + torch.stack(terms), "batches": state["batches"] + 1}
 
     def announced(self, state: State, part: int, num_parts: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_pair
+from lightning_sim._checks import check_integer, check_pair, check_tensor
 from lightning_sim.metrics._pair_metric import State
 from lightning_sim.sketch import Sketch
 from lightning_sim.sketch.folding import fold, num_folds
@@ -18,6 +18,8 @@ from lightning_sim.sketch.hashing import sample_buckets, sample_signs
 __all__ = ["SketchedPair"]
 
 _SIDES = ("x", "y")
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 # Signs of moved buckets are hashed from integers that no running count of samples reaches.
 _FIRST_MOVE = 1 << 50
@@ -37,6 +39,8 @@ class SketchedPair:
     seed: int
 
     def __post_init__(self) -> None:
+        for name, minimum in (("num_buckets", 4), ("num_projections", 2), ("seed", -(2**63))):
+            check_integer(getattr(self, name), name, minimum)
         Sketch(self.num_buckets, self.num_projections, self.seed)  # refuses sizes that cannot work
 
     def zeros(self) -> State:
@@ -175,11 +179,10 @@ class SketchedPair:
 
 
 def _checked_ids(sample_ids: Tensor, x: Tensor) -> Tensor:
-    is_tensor = isinstance(sample_ids, Tensor)
-    are_integers = is_tensor and not sample_ids.is_floating_point() and sample_ids.dtype != torch.bool
-    if not are_integers or sample_ids.shape != x.shape[:1]:
-        given = f"{sample_ids.dtype} of shape {tuple(sample_ids.shape)}" if is_tensor else type(sample_ids).__name__
+    check_tensor(sample_ids, "sample_ids", f"({len(x)},)")
+    if sample_ids.dtype not in _INTEGERS or sample_ids.shape != x.shape[:1]:
         raise ValueError(
-            f"`sample_ids` must be {len(x)} integers, one for each row of `x` of shape {tuple(x.shape)}, got {given}"
+            f"`sample_ids` must be {len(x)} integers, one for each row of `x` of shape {tuple(x.shape)}, got "
+            f"{sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
         )
     return sample_ids.to(torch.int64)

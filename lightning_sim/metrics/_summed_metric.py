@@ -22,7 +22,7 @@ class SummedMetric(Metric):
     given by the user takes its place, and may return the states of all ranks or their sum.
 
     States keep their dtype when a module that holds the metric is cast, as Lightning's ``precision="bf16-true"``
-    does; `set_dtype` changes it.
+    does; `set_dtype` widens them, and never narrows one below what its sums need.
     """
 
     full_state_update = False
@@ -53,13 +53,33 @@ class SummedMetric(Metric):
                     f"`incoming_state` must be a {type(self).__name__} to be merged with one, "
                     f"got {type(incoming_state).__name__}"
                 )
-            updates, incoming_state = incoming_state.update_count, incoming_state.metric_state
+            updates, incoming_state = incoming_state.update_count, dict(incoming_state.metric_state)
         expected, given = _shapes(self.metric_state), _shapes(incoming_state)
         if given != expected:
             raise ValueError(f"`incoming_state` must hold states of the shapes {expected}, got {given}")
-        self._reduce_states(incoming_state)
+        self._reduce_states({name: value.to(self.device) for name, value in incoming_state.items()})
         self._computed = None
         self._update_count += updates
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
+        """Sum in this dtype where it is wider than that of a state: float64, while float32 changes nothing.
+
+        Integers stay integers.
+
+        Raises:
+            ValueError: for another dtype.
+        """
+        if dst_type not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"`dst_type` must be torch.float32 or torch.float64, got {dst_type}; inputs may be of any floating "
+                "dtype, sums in half precision would lose samples"
+            )
+
+        def widened(value: Tensor) -> Tensor:
+            return value.to(torch.promote_types(value.dtype, dst_type)) if value.is_floating_point() else value
+
+        super()._apply(widened)
+        return self
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any | None = None) -> Any:
         """Plot a value, or a sequence of values over steps; needs matplotlib.
@@ -74,9 +94,6 @@ class SummedMetric(Metric):
         return self._plot(val, ax)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
-        if self._dtype_convert:
-            return super()._apply(fn, exclude_state)
-
         def keep_dtype(value: Tensor) -> Tensor:
             moved = fn(value)
             return moved if moved.dtype == value.dtype else value.to(moved.device)
@@ -85,7 +102,12 @@ class SummedMetric(Metric):
 
 
 def _shapes(state: Any) -> Any:
-    return {name: tuple(value.shape) for name, value in state.items()} if isinstance(state, dict) else state
+    """The shapes of the tensors in a state, and of other things what they are."""
+    if not isinstance(state, dict):
+        return state
+    return {
+        name: tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for name, value in state.items()
+    }
 
 
 def _all_reduced(value: Tensor, group: Any | None = None) -> list[Tensor]:

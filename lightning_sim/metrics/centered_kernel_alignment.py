@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lightning_sim._checks import check_choice
+from lightning_sim._checks import check_choice, check_flag
 from lightning_sim.metrics._central_moments import CentralMoments
 from lightning_sim.metrics._minibatch_terms import MinibatchTerms
 from lightning_sim.metrics._pair_metric import PairMetric
@@ -110,6 +110,7 @@ class CenteredKernelAlignment(PairMetric):
         **kwargs: Any,
     ) -> None:
         check_choice(estimator, "estimator", ("sketch", "exact", "minibatch"))
+        check_flag(biased, "biased")
         if estimator == "sketch":
             super().__init__(SketchedPair(num_buckets, num_projections, seed), **kwargs)
         elif estimator == "exact":

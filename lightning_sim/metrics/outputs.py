@@ -226,10 +226,7 @@ class RankCorrelation(SummedMetric):
 
 def _checked_count(logits_a: Tensor, logits_b: Tensor) -> int:
     """The number of samples, which may be zero."""
-    shapes = [tuple(getattr(logits, "shape", ())) for logits in (logits_a, logits_b)]
-    if len(shapes[0]) == 2 and shapes[0][0] == 0 and shapes[0] == shapes[1]:
-        return 0
-    return len(check_logits(logits_a, logits_b)[0])
+    return len(check_logits(logits_a, logits_b, minimum_rows=0)[0])
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:

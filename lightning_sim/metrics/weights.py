@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_matrix
+from lightning_sim._checks import check_flag, check_integer, check_matrix
 from lightning_sim.functional.weights import weight_centered_kernel_alignment
 from lightning_sim.metrics._summed_metric import SummedMetric
 
@@ -46,7 +46,7 @@ class WeightCenteredKernelAlignment(SummedMetric):
 
     - ``wcka`` (:class:`~torch.Tensor`): a float64 matrix (layers of a, layers of b), not differentiable, of the layers
       so far (``forward`` as well, since a layer alone has no value); NaN where a layer up to there is missing, with a
-      warning where the first one is, and for chains without variance over the inputs.
+      warning in ``compute``, and for chains without variance over the inputs, with a warning.
 
     Args:
         widths_a: d_0, d_1, ... of one network: the width of its inputs, then the outputs of every layer.
@@ -78,6 +78,7 @@ class WeightCenteredKernelAlignment(SummedMetric):
     plot_upper_bound = 1.0
 
     weight_a_0: Tensor
+    _goes_on = False  # layers that are still to come are not missed
 
     def __init__(
         self,
@@ -87,15 +88,12 @@ class WeightCenteredKernelAlignment(SummedMetric):
         center: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_flag(center, "center")
         super().__init__(**kwargs)
         self._center = center
-        self._widths = {"a": tuple(widths_a), "b": tuple(widths_a if widths_b is None else widths_b)}
-        for side, widths in self._widths.items():
-            if len(widths) < 2 or min(widths) < 1:
-                raise ValueError(
-                    f"`widths_{side}` must hold the width of the inputs and of the outputs of every layer, got {widths}"
-                )
-        if widths_b is not None and widths_a[0] != widths_b[0]:
+        self._widths = {"a": _checked_widths(widths_a, "widths_a")}
+        self._widths["b"] = self._widths["a"] if widths_b is None else _checked_widths(widths_b, "widths_b")
+        if self._widths["a"][0] != self._widths["b"][0]:
             raise ValueError(
                 f"`widths_a` and `widths_b` must begin with the same width of the inputs, got {self._widths['a']} and "
                 f"{self._widths['b']}"
@@ -109,6 +107,7 @@ class WeightCenteredKernelAlignment(SummedMetric):
         """Add one layer of each network."""
         if layer is None:
             layer = max(_last(getattr(self, f"given_{side}")) for side in _SIDES) + 1
+        layer = check_integer(layer, "layer", 0)
         weights = {
             side: self._checked(weight, side, layer)
             for side, weight in zip(_SIDES, (weight_a, weight_b), strict=True)
@@ -130,17 +129,24 @@ class WeightCenteredKernelAlignment(SummedMetric):
             missing = " and ".join(f"`weight_{s}`" for s, chain in zip(_SIDES, chains, strict=True) if not chain)
             undefined(f"the first layer of {missing} was not given", value)
             return value
+        ends = [
+            f"layer {len(chain)} of `weight_{side}`"
+            for side, chain in zip(_SIDES, chains, strict=True)
+            if len(chain) < len(self._widths[side]) - 1
+        ]
+        if ends and not self._goes_on:
+            undefined(f"{' and '.join(ends)} was not given, and what follows on it has no product", value)
         value[: len(chains[0]), : len(chains[1])] = weight_centered_kernel_alignment(*chains, center=self._center)
         return value
 
     def forward(self, weight_a: Tensor | None, weight_b: Tensor | None, layer: int | None = None) -> Tensor:
         """Add one layer of each network, and return the matrix of the layers so far."""
         self.update(weight_a, weight_b, layer)
-        self._to_sync = self.dist_sync_on_step
+        self._to_sync, self._goes_on = self.dist_sync_on_step, True
         try:
             value: Tensor = self.compute()
         finally:
-            self._to_sync, self._computed = self.sync_on_compute, None
+            self._to_sync, self._computed, self._goes_on = self.sync_on_compute, None, False
         self._forward_cache = value  # type: ignore[assignment]  # torchmetrics declares None
         return value
 
@@ -169,7 +175,7 @@ class WeightCenteredKernelAlignment(SummedMetric):
     def _checked(self, weight: Tensor, side: str, layer: int) -> Tensor:
         name, widths = f"weight_{side}", self._widths[side]
         weight = check_matrix(weight, name, form="(d_in, d_out)").detach()
-        if not 0 <= layer < len(widths) - 1:
+        if layer > len(widths) - 2:
             raise ValueError(
                 f"`{name}` must be one of layers 0 to {len(widths) - 2}, got layer {layer}; give None where a network "
                 "has fewer layers, and call reset() before the next checkpoint"
@@ -185,6 +191,14 @@ class WeightCenteredKernelAlignment(SummedMetric):
         """The weights of one network up to the first that is missing."""
         given = [*getattr(self, f"given_{side}").tolist(), 0]
         return [getattr(self, f"weight_{side}_{layer}") for layer in range(given.index(0))]
+
+
+def _checked_widths(widths: object, name: str) -> tuple[int, ...]:
+    if not isinstance(widths, list | tuple) or len(widths) < 2:
+        raise ValueError(
+            f"`{name}` must hold the width of the inputs and of the outputs of every layer, got {widths!r}"
+        )
+    return tuple(check_integer(width, f"{name}[{place}]", 1) for place, width in enumerate(widths))
 
 
 def _last(given: Tensor) -> int:

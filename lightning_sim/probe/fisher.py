@@ -15,8 +15,9 @@ from torch.func import functional_call
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
 from lightning_sim._measurement import FISHER_MEASURES
 from lightning_sim.functional import task2vec_similarity
-from lightning_sim.probe.forward import Called, find_logits
+from lightning_sim.probe.forward import Called, find_logits, without_logits
 from lightning_sim.probe.gradients import logits_problem
+from lightning_sim.probe.ranks import LostRanksError
 from lightning_sim.probe.runner import ProbeRunner, Summed
 from lightning_sim.probe.snapshot import Snapshot
 
@@ -118,6 +119,8 @@ class FisherMeasures:
                 values[measure] = compute[measure]()
                 if not math.isfinite(values[measure]):
                     problems[measure] = "is NaN or infinite"
+            except LostRanksError:
+                raise
             except Exception as error:
                 values[measure], problems[measure] = math.nan, f"could not be computed: {_words(error)}"
         return values, problems
@@ -166,12 +169,11 @@ class FisherMeasures:
 
         def summed(batches: Iterator[tuple[Tensor, Any]], weights: Mapping[str, Tensor]) -> Tensor:
             parameters = _given(_parameters(network), weights)
-            buffers = _given(dict(network.named_buffers()), weights)
             along = {name: (direction or parameters)[name].to(value) for name, value in parameters.items()}
             total = torch.zeros((), dtype=torch.float64, device=self.runner.device)
             with differentiable_kernels(network):
                 for ids, batch in batches:
-                    logits_at = partial(self._logits, network, ids, batch, buffers)
+                    logits_at = partial(self._logits, network, ids, batch)
                     total += squared_lengths(logits_at, parameters, along).sum()
             return total
 
@@ -181,10 +183,9 @@ class FisherMeasures:
         """Diagonals of the Fisher information, (units,), to be summed over batches of one sample."""
 
         def summed(batches: Iterator[tuple[Tensor, Any]], weights: Mapping[str, Tensor]) -> Tensor:
-            buffers = _given(dict(network.named_buffers()), weights)
             with differentiable_kernels(network), torch.enable_grad():
                 parameters = {k: v.requires_grad_() for k, v in _given(_parameters(network), weights).items()}
-                logits = (self._logits(network, ids, batch, buffers, parameters)[0] for ids, batch in batches)
+                logits = (self._logits(network, ids, batch, parameters)[0] for ids, batch in batches)
                 return by_filter(summed_diagonal(logits, list(parameters.values()))).double()
 
         return summed
@@ -194,15 +195,14 @@ class FisherMeasures:
         network: nn.Module,
         ids: Tensor,
         batch: Any,
-        buffers: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
     ) -> Tensor:
-        """(samples, classes), with these weights."""
-        weights = {f"network.{name}": value for name, value in (*parameters.items(), *buffers.items())}
+        """(samples, classes), with these parameters."""
+        weights = {f"network.{name}": value for name, value in parameters.items()}
         with self.runner.context(network), torch.autocast(self.runner.device.type, enabled=False):
             output = functional_call(Called(network, self.runner.forward), weights, (batch,))
         logits = find_logits(output)
-        reason = logits_problem(logits)
+        reason = without_logits(output) if logits is None else logits_problem(logits)
         if logits is None or reason is not None or len(logits) != len(ids):
             reason = reason or f"for {len(ids)} samples is of shape {tuple(logits.shape) if logits is not None else ()}"
             raise ValueError(f"it needs logits (samples, classes), and the output {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_sim.probe.capture import first_tensor
 
-__all__ = ["Called", "call_network", "find_logits"]
+__all__ = ["Called", "call_network", "find_logits", "without_logits"]
 
 
 def call_network(network: nn.Module, batch: Any) -> Any:
@@ -45,6 +46,29 @@ class Called(nn.Module):
 
 
 def find_logits(output: Any) -> Tensor | None:
-    """The logits in a network's output: itself, its ``logits``, or its first tensor."""
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    return logits if isinstance(logits, Tensor) else first_tensor(output)
+    """The logits in a network's output; None where nothing says which of its tensors they are.
+
+    A tensor is taken for logits: a reconstruction (samples, width) cannot be told from them. So is what comes first in
+    a tuple or list, apart from parts without tensors. A mapping or an object has them under ``logits`` or not at all.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    if isinstance(output, tuple | list):
+        return find_logits(next((part for part in output if first_tensor(part) is not None), None))
+    return None
+
+
+def without_logits(output: Any) -> str:
+    """Words for an output in which there are no logits."""
+    if isinstance(output, Mapping):
+        return f"holds no logits, its keys are {', '.join(map(str, output)) or 'none'}"
+    if dataclasses.is_dataclass(output):
+        return f"holds no logits, its fields are {', '.join(field.name for field in dataclasses.fields(output))}"
+    if isinstance(output, tuple | list):
+        first = next((part for part in output if first_tensor(part) is not None), None)
+        if first is not None:
+            return without_logits(first)
+    return f"holds no logits, it is of type {type(output).__name__}"

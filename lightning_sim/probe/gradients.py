@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sim.probe.forward import find_logits
+from lightning_sim.probe.forward import find_logits, without_logits
 
 __all__ = ["differentiable", "expected_loss", "gradients_at", "total_loss"]
 
@@ -43,7 +43,7 @@ def expected_loss(beta: float = 0.5) -> Objective:
 
     def objective(output: Any, batch: Any) -> Tensor:
         logits = find_logits(output)
-        reason = logits_problem(logits)
+        reason = without_logits(output) if logits is None else logits_problem(logits)
         if logits is None or reason is not None:
             raise ValueError(f"gradients by the expected loss need logits (samples, classes), and the output {reason}")
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["evaluating", "isolated_random_state", "uncompiled"]
+__all__ = ["evaluating", "isolated_random_state", "substituted_buffers", "uncompiled"]
 
 
 @contextmanager
@@ -31,22 +33,75 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def substituted_buffers(network: nn.Module, given: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """Copies in the place of all buffers, for a forward that changes them also in evaluation mode.
+
+    Afterwards, also after an exception, every module has its own tensors again, none added and none missing. They were
+    never written to, so that graphs which hold them can still be differentiated.
+
+    Args:
+        network: the network.
+        given: values to copy instead of those of the network's buffers of the same names.
+    """
+    given = given or {}
+    kept: list[tuple[nn.Module, dict[str, Tensor | None], set[str]]] = [
+        (module, dict(module._buffers.items()), set(module._non_persistent_buffers_set)) for module in network.modules()
+    ]
+    copies: dict[int, Tensor] = {}  # a buffer that several modules share stays shared
+    storages: dict[int, Any] = {}  # and so does the memory of those that are views of each other
+    try:
+        for prefix, module in network.named_modules():
+            for name, buffer in module._buffers.items():
+                if buffer is None:
+                    continue
+                value = given.get(f"{prefix}.{name}" if prefix else name)
+                if id(buffer) not in copies:
+                    own = buffer.detach()
+                    copies[id(buffer)] = copy.deepcopy(own, storages) if value is None else value.to(own, copy=True)
+                module._buffers[name] = copies[id(buffer)]
+        yield
+    finally:
+        for module, buffers, non_persistent in kept:
+            if list(module._buffers.keys()) != list(buffers):
+                module._buffers.clear()
+            for name, buffer in buffers.items():
+                module.__dict__.pop(name, None)  # which would hide a buffer that was deleted and set anew
+                module._buffers[name] = buffer
+            module._non_persistent_buffers_set.clear()
+            module._non_persistent_buffers_set.update(non_persistent)
+
+
+@contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
     """Fixed random state of Python, NumPy and torch inside, the caller's state afterwards, also after an exception.
 
     Seeding makes random transforms of the probe the same in every pass.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = [(set_state, get_state()) for get_state, set_state, _ in _device_generators()]
     try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        # Not torch.manual_seed: it seeds devices that are not in use as well, and CUDA when it is first used.
+        torch.default_generator.manual_seed(seed)
+        for _, _, seed_all in _device_generators():
+            seed_all(seed)
+        yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        for set_state, state in devices:
+            set_state(state)
+
+
+def _device_generators() -> Iterator[tuple[Callable[[], Any], Callable[[Any], None], Callable[[int], None]]]:
+    """What gets, sets and seeds the random state of all devices of a kind, for every kind that is in use."""
+    for module in (torch.cuda, torch.xpu):
+        if module.is_initialized():
+            yield module.get_rng_state_all, module.set_rng_state_all, module.manual_seed_all
+    if torch.backends.mps.is_available():
+        yield torch.mps.get_rng_state, torch.mps.set_rng_state, torch.mps.manual_seed
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torchmetrics import Metric
 
-__all__ = ["named_layers", "pair_layers", "select_layers"]
+__all__ = ["named_layers", "pair_layers", "plain_name", "select_layers"]
 
 MAXIMUM_AUTOMATIC_LAYERS = 16
 
@@ -87,10 +87,15 @@ def named_layers(network: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, Metric):
             metrics.append(name)
         elif name and not any(name.startswith(f"{metric}.") for metric in metrics):
-            plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
+            plain = plain_name(name)
             if plain:
                 found[plain] = module
     return found
+
+
+def plain_name(name: str) -> str:
+    """The name that a submodule has without torch.compile."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _automatic_layers(network: nn.Module) -> list[str]:

@@ -9,15 +9,17 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
-from lightning_sim.probe.guards import evaluating, isolated_random_state, uncompiled
+from lightning_sim.probe.guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
+from lightning_sim.probe.ranks import add_ranks, add_sums, agree_on_failure, buffers_of_rank_zero
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
-from lightning_sim.sketch import Sketch, all_reduce_sketches
+from lightning_sim.sketch import Sketch
 
 __all__ = ["ProbeRunner", "Summed"]
 
@@ -56,9 +58,26 @@ class ProbeRunner:
     pool: str = "flatten"
 
     def try_first_batch(self, network: nn.Module, layers: Sequence[str]) -> Snapshot:
-        """Features of the first batch alone, the same on every rank: which layers run, and what comes out."""
+        """Features of the first batch alone, the same on every rank: which layers run, and what comes out.
+
+        Raises:
+            ValueError: when the network would get its weights by this run.
+        """
+        tensors = (*network.named_parameters(), *network.named_buffers())
+        if lazy := [name for name, value in tensors if is_lazy(value)]:
+            raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
         batches = islice(self.probe.batches(0, self.world_size), 1)
         return self._snapshot(network, layers, batches, representations=("features",))
+
+    def find_chain(self, network: nn.Module) -> list[str]:
+        """The network's linear layers in the order in which they run on the first batch.
+
+        Raises:
+            ValueError: when they are no chain, with why.
+        """
+        with self._untraced(network, {}):
+            _, batch = next(self.probe.batches(0, self.world_size))
+            return find_chain(network, self.prepare(network, batch), self._forward_in_context)
 
     def snapshot(
         self,
@@ -68,7 +87,7 @@ class ProbeRunner:
         keep_logits: bool = True,
         weights: Mapping[str, Tensor] | None = None,
         advance: Callable[[], None] = lambda: None,
-        keep_chain: bool = True,
+        chain: Sequence[str] = (),
         recycled: Snapshot | None = None,
     ) -> Snapshot:
         """Snapshot over the whole probe: every rank runs its share, and the sketches are added up.
@@ -79,16 +98,16 @@ class ProbeRunner:
             keep_logits: whether to keep the outputs (of this rank's samples).
             weights: to run with, instead of the network's own.
             advance: called after every batch.
-            keep_chain: whether to keep the weights of a chain of linear layers.
+            chain: linear layers whose weights are kept.
             recycled: an older snapshot, not needed any more, whose memory is used again.
 
         Raises:
             RuntimeError: on every rank, when the network failed on another one.
+            LostRanksError: when the ranks are not in step any more, as when one of them has ended.
         """
-        failure: BaseException | None = None
+        failure: Exception | None = None
         snapshot = Snapshot()
-        if self.world_size > 1 and weights is None:
-            weights = self._buffers_of_rank_zero(network)
+        weights = self.weights_of_all_ranks(network, weights)
         try:
             batches = self._advancing(self.probe.batches(self.rank, self.world_size), advance)
             snapshot = self._snapshot(
@@ -98,14 +117,15 @@ class ProbeRunner:
                 representations=self.representations,
                 keep_logits=keep_logits,
                 weights=weights,
-                keep_chain=keep_chain,
+                chain=chain,
                 recycled=recycled,
             )
         except Exception as error:
             failure = error
-        self._agree_on_failure(failure)
+        agree_on_failure(failure, self.world_size, self.device)
         if self.world_size > 1:
-            self._add_ranks(snapshot, layers, keep_logits)
+            num_logits = self.probe.size if keep_logits else None
+            add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits)
         return snapshot
 
     def mean(
@@ -122,15 +142,17 @@ class ProbeRunner:
         Args:
             network: in evaluation mode inside `summed`, and on `device`.
             summed: ``summed(batches, weights)`` gives the sum over the samples in the batches, which come prepared and
-                with their ids, always of one shape, with these weights instead of the network's own of the same names.
+                with their ids, always of one shape, with these parameters instead of the network's own of the same
+                names. Buffers are in their places already.
             weights: parameters and buffers to run with.
             one_by_one: whether every batch is one sample.
             advance: called after every batch.
 
         Raises:
             RuntimeError: on every rank, when `summed` failed on another one.
+            LostRanksError: when the ranks are not in step any more, as when one of them has ended.
         """
-        failure: BaseException | None = None
+        failure: Exception | None = None
         total = torch.zeros(())
         weights = self.weights_of_all_ranks(network, weights)
         try:
@@ -138,9 +160,9 @@ class ProbeRunner:
             total = self._sum(network, summed, self._advancing(batches, advance), weights)
         except Exception as error:
             failure = error
-        self._agree_on_failure(failure)
+        agree_on_failure(failure, self.world_size, self.device)
         if self.world_size > 1:
-            dist.all_reduce(total)
+            add_sums(total)
         return total / self.probe.size
 
     def try_first(self, network: nn.Module, summed: Summed, *, one_by_one: bool = False) -> None:
@@ -152,7 +174,7 @@ class ProbeRunner:
     ) -> Mapping[str, Tensor]:
         """What every rank runs with instead of the network's own: `weights`, or else the buffers of rank 0."""
         if weights is None:
-            return self._buffers_of_rank_zero(network) if self.world_size > 1 else {}
+            return buffers_of_rank_zero(network, self.device) if self.world_size > 1 else {}
         return weights
 
     def num_batches(self, *, one_by_one: bool = False) -> int:
@@ -166,7 +188,7 @@ class ProbeRunner:
         batches: Iterator[tuple[Tensor, Any]],
         weights: Mapping[str, Tensor],
     ) -> Tensor:
-        with self._untraced(network):
+        with self._untraced(network, weights):
             return summed(((ids, self.prepare(network, batch)) for ids, batch in batches), weights)
 
     def _snapshot(
@@ -176,10 +198,15 @@ class ProbeRunner:
         batches: Iterator[tuple[Tensor, Any]],
         *,
         representations: Sequence[str],
+        weights: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> Snapshot:
         modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
-        with self._untraced(network):
+        weights = weights or {}
+        # Buffers are put in their places, where a forward may also replace them.
+        buffers = {name for name, _ in network.named_buffers(remove_duplicate=False)}
+        parameters = {name: value for name, value in weights.items() if name not in buffers}
+        with self._untraced(network, weights):
             return take_snapshot(
                 network,
                 ((ids, self.prepare(network, batch)) for ids, batch in batches),
@@ -189,23 +216,27 @@ class ProbeRunner:
                 representations=representations,
                 objective=self.objective,
                 pool=self.pool,
+                weights=parameters or None,
                 **options,
             )
 
     @contextmanager
-    def _untraced(self, network: nn.Module) -> Iterator[None]:
-        """The network on the device, in evaluation mode, with the probe's random state; as before afterwards."""
-        home = next((parameter.device for parameter in network.parameters()), self.device)
-        if home != self.device:
-            network.to(self.device)
-        try:
-            # A forward inside of inference_mode, as standalone validation runs it, would leave tensors that the sketch
-            # cannot be updated from.
-            with torch.inference_mode(False), uncompiled(), isolated_random_state(self.seed), evaluating(network):
-                yield
-        finally:
-            if home != self.device:
-                network.to(home)
+    def _untraced(self, network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """The network on the device, in evaluation mode, with the probe's random state; as before afterwards.
+
+        Its buffers are copies, of `weights` where there are any.
+        """
+        # A forward inside of inference_mode, as standalone validation runs it, would leave tensors that the sketch
+        # cannot be updated from.
+        with (
+            torch.inference_mode(False),
+            substituted_buffers(network, weights),
+            _on_device(network, self.device),
+            uncompiled(),
+            isolated_random_state(self.seed),
+            evaluating(network),
+        ):
+            yield
 
     def _forward_in_context(self, network: nn.Module, batch: Any) -> Any:
         with self.context(network):
@@ -218,54 +249,18 @@ class ProbeRunner:
             yield batch
             advance()
 
-    def _agree_on_failure(self, failure: BaseException | None) -> None:
-        # A rank that failed must say so before the others wait for its sketches.
-        if self.world_size > 1:
-            failed = torch.tensor([float(failure is not None)], device=self.device)
-            dist.all_reduce(failed)
-            if failed.item() and failure is None:
-                raise RuntimeError("the network failed on another rank")
-        if failure is not None:
-            raise failure
 
-    def _buffers_of_rank_zero(self, network: nn.Module) -> dict[str, Tensor]:
-        # Batch statistics differ from rank to rank; those of rank 0 are the ones that checkpoints hold.
-        buffers = {name: value.detach().to(self.device, copy=True) for name, value in network.named_buffers()}
-        for value in buffers.values():
-            dist.broadcast(value, src=0)
-        return buffers
-
-    def _add_ranks(self, snapshot: Snapshot, layers: Sequence[str], keep_logits: bool) -> None:
-        # Rank 0 always has samples, so that what it could not sketch, no rank could.
-        problems: list[dict[str, str]] = [{} for _ in range(self.world_size)]
-        dist.all_gather_object(problems, snapshot.problems)
-        snapshot.problems = {name: problem for found in reversed(problems) for name, problem in found.items()}
-        snapshot.sketches = {
-            representation: {
-                layer: snapshot.of(representation).get(layer) or self.make_sketch()
-                for layer in layers
-                if snapshot.problem_of(layer, representation) is None
-            }
-            for representation in self.representations
-        }
-        sketches = [sketch for of_layers in snapshot.sketches.values() for sketch in of_layers.values()]
-        all_reduce_sketches(sketches, self.device)
-        if keep_logits and "" not in snapshot.problems:
-            snapshot.logits = self._gather_logits(snapshot.logits)
-
-    def _gather_logits(self, logits: Tensor | None) -> Tensor:
-        """The logits of all ranks (samples, classes), in the order of the sample ids, on every rank."""
-        device = torch.device("cpu") if dist.get_backend() == "gloo" else self.device
-        classes = torch.tensor([0 if logits is None else logits.shape[1]], device=device)
-        dist.all_reduce(classes, dist.ReduceOp.MAX)
-        longest = -(-self.probe.size // self.world_size)
-        padded = torch.zeros(longest, int(classes), device=device)
-        if logits is not None:
-            padded[: len(logits)] = logits.to(device)
-        gathered = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(gathered, padded)
-        # Rank r holds the samples r, r + world size, ...
-        return torch.stack(gathered, dim=1).flatten(0, 1)[: self.probe.size].cpu()
+@contextmanager
+def _on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """The network on the device, and back where its parameters were."""
+    home = next((parameter.device for parameter in network.parameters()), device)
+    if home != device:
+        network.to(device)
+    try:
+        yield
+    finally:
+        if home != device:
+            network.to(home)
 
 
 def _module_of(layer: str) -> str:

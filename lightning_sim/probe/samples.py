@@ -71,9 +71,11 @@ class Probe:
         if not indices:
             return
         size = 1 if one_by_one else self._batch_size
-        loader = DataLoader(Subset(self.dataset, indices), size, collate_fn=self._collate)
-        for start, batch in zip(range(0, len(indices), size), loader, strict=True):
-            yield torch.tensor(indices[start : start + size]), batch
+        samples = Subset(self.dataset, indices)
+        for start in range(0, len(indices), size):
+            ids = indices[start : start + size]
+            batch = self._collate(samples.__getitems__(list(range(start, start + len(ids)))))
+            yield torch.tensor(ids, device="cpu"), batch
 
     def num_batches(self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False) -> int:
         """How many batches this rank's share has."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sim.probe.capture import capture_outputs
-from lightning_sim.probe.chain import dense_chain
-from lightning_sim.probe.forward import Called, find_logits
+from lightning_sim.probe.chain import chain_weights
+from lightning_sim.probe.forward import Called, find_logits, without_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
 from lightning_sim.probe.representations import needs_gradients, update_sketch
@@ -28,7 +28,7 @@ class Snapshot:
         sketches: representation -> layer -> its sketch, over the samples of all ranks.
         logits: (samples, classes) on the CPU in the order of the sample ids; None where the network gives no such
             tensor.
-        chain: linear layers and their input-major weights, where the network is a chain of those, else None.
+        chain: linear layers and their input-major weights, in the order in which they run; None where not asked for.
         problems: layer, ``gradients of <layer>``, or "" for the network's output -> what was wrong with it.
         weights: parameters and buffers on the CPU, by name, where distances between parameters are measured.
         task_vector: (units,) the diagonal of their Fisher information, where task vectors are compared.
@@ -96,7 +96,7 @@ def take_snapshot(
     representations: Sequence[str] = ("features",),
     objective: Objective | None = None,
     pool: str = "flatten",
-    keep_chain: bool = True,
+    chain: Sequence[str] = (),
     recycled: Snapshot | None = None,
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
@@ -115,7 +115,7 @@ def take_snapshot(
         representations: what of a layer is sketched.
         objective: ``objective(output, batch)``, the scalar whose gradients are taken; the expected loss if None.
         pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
-        keep_chain: whether the weights of a chain of linear layers are kept.
+        chain: linear layers whose weights are kept.
         recycled: an older snapshot, not needed any more, whose memory is used again.
 
     Returns:
@@ -123,7 +123,7 @@ def take_snapshot(
     """
     snapshot = Snapshot(
         sketches={representation: {} for representation in representations},
-        chain=dense_chain(network, weights) if keep_chain else None,
+        chain=chain_weights(network, chain, weights) if chain else None,
     )
     ids = torch.zeros(0, dtype=torch.int64)
     mask: Tensor | None = None
@@ -224,14 +224,14 @@ def _keep_logits(
     output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot
 ) -> None:
     found = find_logits(output)
-    problem = _problem(found, ids)
+    problem = without_logits(output) if found is None else _problem(found, ids)
     if problem is None and found is not None and found.ndim == 3:
         # Of a language model, what follows each sample: all positions of a large vocabulary could not be kept.
         found, _ = pool_sequence(found.detach(), ids, mask, "last")
     if problem is None and found is not None and found.ndim != 2:
         problem = f"returned shape {tuple(found.shape)}, and output measures need (samples, classes)"
     if problem is not None or found is None:
-        snapshot.problems[""] = problem or "returned no tensor"
+        snapshot.problems[""] = problem or without_logits(output)
         return
     # From CUDA devices into pinned memory, so that the next batch does not wait for it.
     logits.append(found.detach().float().to("cpu", non_blocking=found.is_cuda))

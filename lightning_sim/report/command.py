@@ -1,52 +1,21 @@
-"""The subcommand: which runs are read, and where the report goes."""
+"""What ``lightning-sim report`` does: which runs are read, and where the report goes."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lightning_sim.history import SimilarityHistory, read_history
 from lightning_sim.report.page import report_page
 from lightning_sim.report.summary import COLUMNS, Row, summarize
+from lightning_sim.report.table import summary_table
 
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-__all__ = ["add_parser", "run"]
-
-
-def add_parser(subparsers: Subparsers) -> None:
-    """Add ``report`` to the subcommands of a parser; `run` is its default ``run``."""
-    parser = subparsers.add_parser(
-        "report",
-        help="show monitored runs as a table, and as a page for the browser",
-        description=(
-            "Show first, last and lowest value and trend of every similarity of one or more runs; with --out write "
-            "a page with trajectories, matrices over the epochs, similarity against divergence of the outputs, and "
-            "the configuration. The page is one file that loads nothing from anywhere."
-        ),
-    )
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        type=Path,
-        nargs="+",
-        help="directory of a run, or a record, event file, metrics.csv or offline W&B file",
-    )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write the page to this file, such as report.html")
-    parser.add_argument(
-        "--format",
-        choices=("table", "json", "csv"),
-        default="table",
-        help="what is printed: a table to look at (default), or the same numbers for scripts",
-    )
-    parser.add_argument("--name", default="similarity", help="name of the monitor in the runs (default: %(default)s)")
-    parser.set_defaults(run=run)
+__all__ = ["run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = summarize(histories)
         _print(rows, arguments.format)
         if arguments.out is not None:
-            arguments.out.write_text(report_page(histories), encoding="utf-8")
+            _write(arguments.out, report_page(histories))
             # Not among the numbers, which scripts read from the standard output.
             print(f"Wrote {arguments.out}", file=sys.stderr)
     except BrokenPipeError:  # of `| head`
@@ -66,6 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"lightning-sim: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"--out {path} cannot be written to: {error.strerror or error}") from error
 
 
 def _read(paths: Sequence[Path], monitor: str) -> dict[str, SimilarityHistory]:
@@ -90,18 +67,7 @@ def _print(rows: Sequence[Row], form: str) -> None:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    try:
-        from rich.console import Console
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the table needs rich: pip install 'lightning-sim[demo]', or give --format json or csv"
-        ) from error
-    from lightning_sim.report.table import summary_table
-
-    stream: Any = sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")  # sparklines in a terminal that is not Unicode
-    console = Console(file=stream)
-    if not console.is_terminal:  # into a file or a pipe nothing needs to fit
-        console.width = 160
-    console.print(summary_table(rows, width=console.width))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # sparklines in a terminal that is not Unicode
+    # Into a file or a pipe nothing needs to fit.
+    print(summary_table(rows, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 160))

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from lightning_sim._labels import printable, shortened
 from lightning_sim._measurement import FISHER_MEASURES, has_own_unit
@@ -22,7 +19,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _STILL = 0.01  # change over the whole run, along the trend, below which an arrow would mislead
 
 
-def summary_table(rows: Sequence[Row], *, width: int = 80) -> Table:
+def summary_table(rows: Sequence[Row], *, width: int = 80) -> str:
     """A section per measure of layers; sparklines of one measure share their scale, so that layers can be compared.
 
     Args:
@@ -32,26 +29,21 @@ def summary_table(rows: Sequence[Row], *, width: int = 80) -> Table:
     bars = 12 if width < 100 else 24
     run_letters = min(max((len(row.run) for row in rows), default=0), 14) if len({row.run for row in rows}) > 1 else 0
     layer_letters = max(width - run_letters - bars - 42, 12)  # what the numbers leave
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="dim")
-    table.add_column("layer", no_wrap=True)
-    if run_letters:
-        table.add_column("run", no_wrap=True)
-    for name in ("first", "last", "min", "epoch", "trend"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    head = ["layer", *["run"] * bool(run_letters), "first", "last", "min", "epoch", "trend", ""]
+    lines: list[list[str] | str] = []  # a line of one text is a title
     for title, section in _sections(rows).items():
         scales = {measure: _scale(section, measure) for measure in {row.measure for row in section}}
-        table.add_row(Text(title, style="bold"))
+        lines.append(title)
         previous = None
         for row in section:
             label = row.measure if row.layer is None else row.layer
-            cells = [Text("" if label == previous else f"  {shortened(label, layer_letters)}")]
-            cells += [Text(shortened(row.run, run_letters), style="dim")] * bool(run_letters)
+            cells = ["" if label == previous else f"  {shortened(label, layer_letters)}"]
+            cells += [shortened(row.run, run_letters)] * bool(run_letters)
             cells += [_number(value, row.measure) for value in (row.first, row.last, row.minimum)]
-            cells += [Text("-" if row.epoch_of_minimum is None else str(row.epoch_of_minimum)), _trend(row)]
-            table.add_row(*cells, Text(sparkline(row.values, *scales[row.measure], bars), style="cyan"))
+            cells += ["-" if row.epoch_of_minimum is None else str(row.epoch_of_minimum), _trend(row)]
+            lines.append([*cells, sparkline(row.values, *scales[row.measure], bars)])
             previous = label
-    return table
+    return _aligned(head, lines)
 
 
 def sparkline(values: NDArray[np.float64], low: float, high: float, most: int = 24) -> str:
@@ -87,23 +79,37 @@ def _sections(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {name: list(section) for name, section in itertools.groupby(rows, title)}
 
 
-def _trend(row: Row) -> Text:
+def _aligned(head: list[str], lines: Sequence[list[str] | str]) -> str:
+    """The head, a rule, and the lines: names to the left of their columns, the numbers to the right."""
+    table = [head, *(line for line in lines if not isinstance(line, str))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numbers = range(head.index("first"), len(head) - 1)
+
+    def line(cells: Sequence[str]) -> str:
+        sized = enumerate(zip(cells, widths, strict=True))
+        return " ".join(cell.rjust(w) if i in numbers else cell.ljust(w) for i, (cell, w) in sized).rstrip()
+
+    rule = "─" * max(len(line(cells)) for cells in table)
+    return "\n".join([line(head), rule, *(cells if isinstance(cells, str) else line(cells) for cells in lines)])
+
+
+def _trend(row: Row) -> str:
     if math.isnan(row.trend):
-        return Text("-", style="dim")
+        return "-"
     change = row.trend * len(row.values)
     unit = abs(row.last) if has_own_unit(row.measure) else 1.0
     arrow = "→" if abs(change) < _STILL * unit else ("↗" if change > 0 else "↘")
     if has_own_unit(row.measure):
-        return Text(f"{arrow} {'-' if row.trend < 0 else '+'}{_short(abs(row.trend))}")
-    return Text(f"{arrow} {row.trend:+.4f}")
+        return f"{arrow} {'-' if row.trend < 0 else '+'}{_short(abs(row.trend))}"
+    return f"{arrow} {row.trend:+.4f}"
 
 
-def _number(value: float, measure: str) -> Text:
+def _number(value: float, measure: str) -> str:
     if math.isnan(value):
-        return Text("NaN", style="red")
+        return "NaN"
     if has_own_unit(measure):
-        return Text(_short(value))
-    return Text(f"{round(value, 3) + 0.0:.3f}")  # adding zero takes the sign from -0.000
+        return _short(value)
+    return f"{round(value, 3) + 0.0:.3f}"  # adding zero takes the sign from -0.000
 
 
 def _short(value: float) -> str:

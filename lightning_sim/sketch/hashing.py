@@ -150,7 +150,7 @@ def _hash(values: Tensor, seed: int, stream: int) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _hash_integer(seed: int, stream: int) -> int:
-    key = torch.tensor(wrapped(seed * 1_000_003 + stream), dtype=torch.int64)
+    key = torch.tensor(wrapped(seed * 1_000_003 + stream), dtype=torch.int64, device="cpu")
     return int(_mix(_mix(key)))
 
 

@@ -34,7 +34,7 @@ def similarity_matrix(
     Raises:
         ValueError: when sketches differ in seed, sizes or kind.
     """
-    values = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64)
+    values = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64, device="cpu")
     groups: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
     for side, layers in enumerate((rows, columns)):
         for index, layer in enumerate(layers):
@@ -92,7 +92,7 @@ def _similarities(rows: Sequence[Layer], columns: Sequence[Layer], measure: str,
     if measure == "cka" and not isinstance(mine[0], Tang2020Sketch):
         return centered_kernel_alignment_matrix(mine, theirs, estimator=estimator)
     same = mine == theirs  # a matrix of a network with itself is symmetric, and one value costs a decomposition
-    values = torch.zeros(len(mine), len(theirs), dtype=torch.float64)
+    values = torch.zeros(len(mine), len(theirs), dtype=torch.float64, device="cpu")
     for i, a in enumerate(mine):
         for j, b in enumerate(theirs):
             values[i, j] = values[j, i] if same and j < i else float(getattr(a, measure)(b))

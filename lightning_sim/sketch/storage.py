@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lightning_sim import __version__
+from lightning_sim._owned_files import replace_file
 from lightning_sim.sketch.description import (
     FIELDS,
     FORMAT,
@@ -126,7 +125,7 @@ def save_sketches(held: SketchSet, path: Path | str, *, dtype: Literal["float16"
         "content": content,
         "sha256": _digest(__version__ + content, tensors),
     }
-    _write_atomically(path, save(tensors, metadata))
+    replace_file(path, save(tensors, metadata)).release()
 
 
 def load_sketches(path: Path | str) -> SketchSet:
@@ -219,16 +218,3 @@ def _digest(description: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -66,7 +66,7 @@ def transport_map_matrix(
         rows[0][0].require_comparable(pair[0])
     usable = {id(pair): all(sketch.problem() is None for sketch in pair) for pair in (*rows, *columns)}
     kernels = {id(pair): transport_map_kernel(*pair) for pair in (*rows, *columns) if usable[id(pair)]}
-    values = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64)
+    values = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64, device="cpu")
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             if usable[id(row)] and usable[id(column)]:

@@ -67,7 +67,7 @@ def _extra(load: Workload, elements: int, name: str) -> Figure:
     sketches: list[Sketch] = []
     peak = peak_bytes(
         lambda: sketches.extend(
-            runner.snapshot(load.network, load.layers, keep_logits=False, keep_chain=False).of().values()
+            runner.snapshot(load.network, load.layers, keep_logits=False).of().values()
         )
     )
     extra, state = peak - peak_bytes(load.forward), state_bytes(sketches)

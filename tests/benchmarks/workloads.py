@@ -61,7 +61,7 @@ class Workload:
 
         def run() -> Snapshot:
             nonlocal last
-            last = runner.snapshot(network or self.network, self.layers, keep_chain=False, recycled=last)
+            last = runner.snapshot(network or self.network, self.layers, recycled=last)
             return last
 
         return run

@@ -1,11 +1,14 @@
 """Run by the tests in several processes: a monitored training under DDP, whose history rank 0 prints as JSON."""
 
 import json
+import os
 import resource
+import signal
 import sys
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityMonitor
@@ -23,6 +26,35 @@ class FailsOnTheLastRank(DigitsNet):
         return super().forward(images)
 
 
+class KilledOnTheLastRank(DigitsNet):
+    batch_size = 7
+
+    def forward(self, images):
+        # In the last measurement, after which the processes have nothing to tell each other.
+        last = self.global_rank == self.trainer.world_size - 1 and self.current_epoch == self.trainer.max_epochs - 1
+        if last and not self.training and images.shape[0] == self.batch_size:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+class KilledByTaskVectors(KilledOnTheLastRank):
+    batch_size = 1
+
+
+class Moving(DigitsNet):
+    """Keeps a mean of what it sees, in evaluation mode as well, by a buffer changed in place and one replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("rebound", torch.zeros(()))
+
+    def forward(self, images):
+        self.mean.lerp_(images.mean(), 0.1)
+        self.rebound = self.rebound.lerp(images.mean(), 0.1)
+        return super().forward(images - self.mean - self.rebound)
+
+
 class Memory(Callback):
     """Resident memory of this process after every epoch, in bytes."""
 
@@ -34,31 +66,45 @@ class Memory(Callback):
             self.sizes.append(int(file.read().split()[1]) * resource.getpagesize())
 
 
+NETWORKS = {
+    "failing": FailsOnTheLastRank,
+    "killed": KilledOnTheLastRank,
+    "killed in scalars": KilledByTaskVectors,
+    "moving": Moving,
+    "unmonitored": Moving,
+}
+
+
 def main(root, devices, num_samples, epochs, kind="plain"):
     torch.set_num_threads(1)
     seed_everything(1, verbose=False)
-    network = FailsOnTheLastRank() if kind == "failing" else DigitsNet()
-    measures = {"measures": SCALARS} if kind == "scalars" else {}
+    network = NETWORKS.get(kind, DigitsNet)()
+    measures = {"measures": SCALARS} if kind in ("scalars", "killed in scalars") else {}
     monitor, memory = SimilarityMonitor(num_samples=num_samples, save_sketches=kind == "saving", **measures), Memory()
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         devices=devices,
         strategy="ddp_spawn" if kind == "spawn" else "ddp",
-        callbacks=[monitor, memory],
+        callbacks=[memory] if kind == "unmonitored" else [monitor, memory],
         default_root_dir=root,
-        logger=False,
+        logger=WandbLogger(save_dir=root, offline=True) if kind == "wandb" else False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(network, DataLoader(digits(0, 300), batch_size=25), DataLoader(digits(300, 420), batch_size=17))
+    if kind.startswith("killed"):
+        return
     if kind == "spawn":  # the processes are gone, and rank 0's weights came back
         torch.save({"state_dict": network.state_dict()}, f"{root}/trained.ckpt")
         print(json.dumps({"world": trainer.world_size}))
         return
     trainer.save_checkpoint(f"{root}/trained.ckpt", weights_only=True)
-    mine = {"keys": sorted(trainer.callback_metrics), "memory": memory.sizes}
+    torch.save(network.state_dict(), f"{root}/rank-{trainer.global_rank}.pt")
+    directory = None if monitor.directory is None else str(monitor.directory)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    mine = {"directory": directory, "keys": sorted(logged), "logged": logged, "memory": memory.sizes}
     ranks = [None] * trainer.world_size
     torch.distributed.all_gather_object(ranks, mine)
     if trainer.is_global_zero:

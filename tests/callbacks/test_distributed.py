@@ -16,16 +16,16 @@ from tests.callbacks.training import digits, features, new_network
 from tests.sketch import exact
 
 
-def launch(tmp_path, devices, num_samples, epochs=2, kind="plain", timeout=240):
+def launch(tmp_path, devices, num_samples, epochs=2, kind="plain", timeout=240, warnings="ignore"):
     script = "tests.callbacks.distributed_script"
     command = [sys.executable, "-m", script, tmp_path, devices, num_samples, epochs, kind]
     # What free() keeps for later moves by megabytes; given back at once, resident memory is what is held.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings, "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 
 
 def assert_measured(tmp_path, num_samples):
@@ -68,6 +68,16 @@ def test_ranks_together_measure_what_the_definition_says(tmp_path, devices, num_
     assert all(rank["keys"] == result["ranks"][0]["keys"] for rank in result["ranks"])
     assert read_history(tmp_path).to_records() == result["records"]
     assert_measured(tmp_path, num_samples)
+
+
+def test_only_rank_zero_writes_to_a_wandb_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = launch(tmp_path, 2, 20, kind="wandb")
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    directory = tmp_path / "lightning_logs" / run.name.rpartition("-")[2] / "similarity"
+    assert [rank["directory"] for rank in result["ranks"]] == [str(directory), None]
+    assert list(tmp_path.rglob("record*.jsonl")) == [directory / "record.jsonl"]
+    assert read_history(directory).to_records() == result["records"]
 
 
 def test_spawned_processes_measure_the_same(tmp_path):

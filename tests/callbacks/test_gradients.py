@@ -238,9 +238,9 @@ def test_resuming_keeps_the_sketches_of_the_start(tmp_path):
     ("options", "message"),
     [
         ({"representations": ("activations",)}, "`representations` must be of 'features'.*activations"),
-        ({"representations": ()}, "`representations` must be of"),
+        ({"representations": ()}, "`representations` must be one name or a list.*got none"),
         ({"beta": 1.0}, "`beta`.*zero"),
-        ({"sketch": "tang"}, '`sketch` must be "default" or "tang2020"'),
+        ({"sketch": "tang"}, "`sketch` must be one of 'default', 'tang2020'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, message):

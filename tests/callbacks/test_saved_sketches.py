@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_sim import Reference, SimilarityMonitor
@@ -100,6 +101,21 @@ def test_resuming_against_saved_sketches(tmp_path, trained):
     assert second.history.epochs == [0, 1]
     assert second.history.measurements[0].values["jsd"] == whole.history.measurements[0].values["jsd"]
     assert (tmp_path / "last.ckpt").stat().st_size < path.stat().st_size  # the reference stays in its file
+
+
+def test_sketches_from_before_a_resume_are_kept(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    settings = {"layers": "net.0", "save_sketches": True, **SIZES}
+    fit([SimilarityMonitor(**settings), checkpoint], epochs=2, root=tmp_path, enable_checkpointing=True)
+    folder = tmp_path / "similarity" / "sketches"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    resumed = SimilarityMonitor(**settings)
+    fit([resumed], epochs=2, root=tmp_path, ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert resumed.directory == tmp_path / "similarity"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "epoch=0-step=5.safetensors", "epoch=1-step=11-1.safetensors", "epoch=1-step=11.safetensors",
+    ]  # fmt: skip
+    assert (folder / "epoch=1-step=11-1.safetensors").read_bytes() == before["epoch=1-step=11.safetensors"]
 
 
 def without_outputs(path, folder):

@@ -1,12 +1,9 @@
 """Real training set-ups: each is the same training bit for bit with and without the monitor, and is measured."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -210,25 +207,6 @@ def _half(dataset):
     return type(dataset)(dataset.tensors[0].to(torch.bfloat16), dataset.tensors[1])
 
 
-@pytest.mark.parametrize("first", ["monitor", "average"])
-def test_whose_weights_were_measured_under_weight_averaging(tmp_path, first):
-    monitor, averaging = SimilarityMonitor(layers=["net.0"], measures=("cka",)), WeightAveraging()
-    callbacks = [monitor, averaging] if first == "monitor" else [averaging, monitor]
-    kept = []
-
-    class Keep(Callback):
-        def on_validation_epoch_end(self, trainer, pl_module):
-            kept.append(copy.deepcopy(pl_module.state_dict()))
-
-    position = callbacks.index(monitor)
-    fit([*callbacks[: position + 1], Keep(), *callbacks[position + 1 :]], epochs=2, root=tmp_path)
-    assert monitor.history.metadata["weights"] == ("average" if first == "monitor" else "current")
-    measured = new_network()
-    measured.load_state_dict(kept[-1])
-    value = exact.cka_unbiased(*(features(net, "net.0", digits(300, 420)) for net in (measured, new_network())))
-    assert monitor.history.trajectory("cka", layer="net.0").values[-1] == pytest.approx(value, abs=1e-5)
-
-
 @pytest.mark.parametrize("method", ["validate", "test"])
 def test_validating_and_testing_alone_measure_nothing(tmp_path, method):
     class Tested(DigitsNet):
@@ -248,15 +226,6 @@ def test_the_record_lies_where_the_first_logger_logs(tmp_path):
     fit([SimilarityMonitor()], root=tmp_path, logger=loggers, epochs=1)
     assert len(read_history(tmp_path / "a" / "lightning_logs" / "version_0")) == 1
     assert not (tmp_path / "b" / "lightning_logs" / "version_0" / "similarity").exists()
-
-
-def test_sharded_strategies_are_refused_by_name(tmp_path, monkeypatch):
-    class Sharded(Callback):
-        def on_train_start(self, trainer, pl_module):
-            monkeypatch.setattr(trainer.strategy, "__class__", type("FSDPStrategy", (type(trainer.strategy),), {}))
-
-    with pytest.raises(ValueError, match=r"FSDPStrategy.*strategy=\"ddp\""):
-        fit([Sharded(), SimilarityMonitor()], root=tmp_path)
 
 
 def test_an_interrupt_during_a_measurement_leaves_no_trace(tmp_path):

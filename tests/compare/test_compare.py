@@ -1,11 +1,13 @@
-import argparse
 import csv
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_sim.compare import command, epoch_matrix, find_run, layer_matrix, run_rows, tidy
+from lightning_sim import cli
+from lightning_sim.compare import epoch_matrix, find_run, layer_matrix, run_rows, tidy
+from lightning_sim.compare.matrices import MEASURES
+from lightning_sim.comparison import OUTPUT_MEASURES
 from lightning_sim.sketch import SketchSet, centered_kernel_alignment_matrix, save_sketches
 
 from ..sketch.data import sketched
@@ -35,10 +37,7 @@ def write_run(folder, seed, epochs=(0, 9, 10), place="similarity/sketches"):
 
 
 def compare(*arguments):
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(["compare", *map(str, arguments)])
-    return parsed.run(parsed)
+    return cli.main(["compare", *map(str, arguments)])
 
 
 def read(path):
@@ -271,6 +270,10 @@ def test_command_refuses_other_outputs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         compare(tmp_path, "--out", "x.docx")
     assert ".csv, .png" in capsys.readouterr().err
+
+
+def test_the_command_line_offers_every_measure():
+    assert (*MEASURES, *OUTPUT_MEASURES) == cli.COMPARED
 
 
 def test_names_from_files_do_not_move_the_cursor(tmp_path, capsys):

@@ -146,7 +146,10 @@ def test_constant_sides_are_named(metric: str) -> None:
 def test_bad_input_is_refused() -> None:
     assert_bad_input_is_refused(partial(mutual_knn, k=1))
     x, y = correlated_pair(20, 4, 3)
-    for k in (20, 21, 0, -1):
+    for k in (0, -1, 2.0, "3", True, None):
+        with pytest.raises(ValueError, match=f"`k` must be an integer of at least 1, got {k!r}"):
+            mutual_knn(x, y, k=k)
+    for k in (20, 21):
         with pytest.raises(ValueError, match=rf"`k` must be between 1 and 19.*20 samples, got {k} .*\(20, 4\)"):
             mutual_knn(x, y, k=k)
     with pytest.raises(ValueError, match="`metric` must be one of 'cosine', 'euclidean', 'inner_product', got 'l2'"):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +21,9 @@ from hypothesis import strategies as st
 
 from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.history import SimilarityHistory, read_history
+from lightning_sim.loggers import places
 from lightning_sim.loggers.record import RecordWriter, read_record
+from tests.processes import Process
 
 from .runs import HOSTILE, example_history, files_below
 
@@ -30,6 +36,11 @@ def written(directory: Path, history: SimilarityHistory) -> Path:
     return writer.path
 
 
+def id_of(path: Path) -> str:
+    found: str = json.loads(path.read_bytes().splitlines()[0])["run_id"]
+    return found
+
+
 def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
     history = example_history(layers=HOSTILE)
     assert read_record(written(tmp_path / "similarity", history)) == history
@@ -39,9 +50,11 @@ def test_lines_are_plain_json_of_the_documented_form(tmp_path: Path) -> None:
     history = SimilarityHistory({"run": "r", "layers": {"conv": "conv"}})
     matrix = SimilarityMatrix("cka", "features", ("conv",), ("conv", "fc"), np.array([[0.1, np.nan]]))
     history.append(Measurement(2, 30, {"cka/features/conv": 0.1, "jsd": float("inf")}, (matrix,)))
-    lines = [json.loads(line) for line in written(tmp_path, history).read_bytes().splitlines()]
+    lines = [json.loads(line) for line in written(tmp_path / "teacher", history).read_bytes().splitlines()]
+    run_id = lines[0].pop("run_id")
+    assert len(run_id) == 32
     assert lines == [
-        {"kind": "header", "schema": 1, "run": "r", "layers": {"conv": "conv"}},
+        {"kind": "header", "schema": 1, "monitor": "teacher", "run": "r", "layers": {"conv": "conv"}},
         {
             "kind": "matrix",
             "epoch": 2,
@@ -122,11 +135,11 @@ def test_a_killed_process_leaves_a_record_that_reads_and_continues(tmp_path: Pat
     for measurement in history.measurements:
         assert measurement.values["jsd"] == measurement.epoch
         assert (measurement.matrices[0].values == measurement.epoch).all()
-    resumed = RecordWriter(tmp_path, {"run": "killed"})
-    resumed.restart(SimilarityHistory({}, history.measurements[:5]))
+    resumed = RecordWriter(tmp_path, {"run": "killed"}, history.measurements[:5], id_of(path))
     resumed.append(Measurement(5, 55, {"jsd": 0.5}))
     assert [m.step for m in read_record(path).measurements] == [0, 1, 2, 3, 4, 55]
-    assert files_below(tmp_path) == {path}
+    assert read_record(tmp_path / "record-1.jsonl") == history
+    assert files_below(tmp_path) == {path, tmp_path / "record-1.jsonl"}
 
 
 def test_a_record_can_be_read_while_it_grows(tmp_path: Path) -> None:
@@ -162,35 +175,186 @@ def test_a_half_written_line_is_cut_off_before_the_next(tmp_path: Path) -> None:
     with writer.path.open("ab") as file:
         file.write(b'{"kind":"matrix","values":[' + b"1," * 10_000)
     writer.append(history.measurements[1])
+    rest = writer.path.read_bytes().partition(b"\n")[2]
     expected = SimilarityHistory(history.metadata, history.measurements[:2])
-    assert writer.path.read_bytes() == written(tmp_path / "clean", expected).read_bytes()
+    assert rest == written(tmp_path / "clean", expected).read_bytes().partition(b"\n")[2]
 
 
-def test_an_earlier_record_in_the_directory_is_kept(tmp_path: Path) -> None:
+def test_another_runs_record_is_never_touched(tmp_path: Path) -> None:
     histories = [example_history(seed=seed) for seed in range(3)]
     for history in histories:
-        written(tmp_path, history)
-    assert read_record(tmp_path) == histories[2]
-    assert read_record(tmp_path / "record-1.jsonl") == histories[0]
-    assert read_record(tmp_path / "record-2.jsonl") == histories[1]
+        written(tmp_path / "similarity", history)
+    for place, history in zip(("similarity", "similarity-1", "similarity-2"), histories, strict=True):
+        assert read_record(tmp_path / place) == history
 
 
-def test_restarting_replaces_the_record_and_fails_without_touching_it(tmp_path: Path) -> None:
+def test_two_writers_on_one_path_lose_nothing(tmp_path: Path) -> None:
+    history = example_history(epochs=6)
+    a, b = (RecordWriter(tmp_path / "similarity", history.metadata) for _ in range(2))
+    for writer, measurement in zip((a, a, a, b, a), history.measurements, strict=False):
+        writer.append(measurement)
+    assert [m.epoch for m in read_record(a.path).measurements] == [0, 1, 2, 4]
+    assert [m.epoch for m in read_record(b.path).measurements] == [3]
+
+
+def appending(pipe: Any, directory: Path, which: int, run_id: str | None = None) -> None:
+    """What a process does: it says where it has written, and appends as often as it is asked to."""
+    writer = RecordWriter(directory, {"run": str(which)}, [], run_id)
+    for number, _ in enumerate(iter(pipe.recv, "close")):
+        writer.append(Measurement(number, number, {"jsd": number, "which": which}))
+        pipe.send(writer.path)
+    writer.close()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_processes_that_start_at_once_lose_nothing(tmp_path: Path, resumed: bool) -> None:
+    directory, run_id = tmp_path / "similarity", None
+    if resumed:
+        former = RecordWriter(directory, {"run": "former"})
+        former.append(Measurement(7, 7, {"jsd": 0.5}))
+        former.close()
+        run_id = former.run_id
+    processes = [Process(appending, directory, which, run_id) for which in range(4)]
+    for process in processes:
+        for message in ("go",) * 40 + ("close",):
+            process.pipe.send(message)
+    for process in processes:
+        process.finish()
+    found = [read_record(path) for path in sorted(tmp_path.rglob("record*.jsonl"))]
+    assert sorted(str(history.run) for history in found) == ["0", "1", "2", "3"] + ["former"] * resumed
+    for history in found:
+        assert history.epochs == ([7] if history.run == "former" else list(range(40)))
+        if history.run != "former":
+            assert {m.values["which"] for m in history.measurements} == {float(str(history.run))}
+    assert (directory / "record-1.jsonl").is_file() == resumed
+    assert not [path for path in files_below(tmp_path) if not path.name.startswith("record")]
+
+
+def test_appends_of_two_processes_in_turn(tmp_path: Path) -> None:
+    a, b = (Process(appending, tmp_path / "similarity", which) for which in range(2))
+    places = [process.ask("go") for process in (a, a, a, b, a, b, b, a)]
+    assert len(set(places)) == 2
+    for process in (a, b):
+        process.kill()
+    assert sorted(len(read_record(place)) for place in set(places)) == [3, 5]
+
+
+def test_a_living_writer_is_not_superseded_and_a_killed_one_does_not_block(tmp_path: Path) -> None:
+    directory = tmp_path / "similarity"
+    first = Process(appending, directory, 0)
+    path = [first.ask("go") for _ in range(3)][-1]
+    run_id = id_of(path)
+    second = Process(appending, directory, 1, run_id)
+    assert second.ask("go") == tmp_path / "similarity-1" / "record.jsonl"
+    assert first.ask("go") == path
+    for process in (first, second):
+        process.kill()
+    third = RecordWriter(directory, {"run": "2"}, read_record(path).measurements, run_id)
+    assert third.claim() == directory
+    assert third.run_id == run_id
+    third.append(Measurement(4, 4, {"jsd": 4}))
+    assert read_record(path).epochs == [0, 1, 2, 3, 4]
+    assert files_below(directory) == {path}  # nothing was superseded
+
+
+def test_processes_forked_from_a_writer_do_not_hold_its_record(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import os, signal, sys, time
+        from lightning_sim._measurement import Measurement
+        from lightning_sim.loggers.record import RecordWriter
+        writer = RecordWriter(sys.argv[1], {})
+        writer.append(Measurement(0, 0, {"jsd": 0}))
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+        print(child, flush=True)
+        time.sleep(60)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        time.sleep(0.3)  # the child's own first steps
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert RecordWriter(tmp_path, {}, [], id_of(tmp_path / "record.jsonl")).claim() == tmp_path
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_resuming_keeps_what_is_superseded_and_fails_without_touching_it(tmp_path: Path) -> None:
     history = example_history()
-    path = written(tmp_path, history)
-    shorter = SimilarityHistory({}, history.measurements[:1])
-    RecordWriter(tmp_path, history.metadata).restart(shorter)
-    assert read_record(path).measurements == shorter.measurements
+    writer = RecordWriter(tmp_path, history.metadata, history.measurements)
+    writer.claim()
+    writer.close()
+    path, shorter = writer.path, history.measurements[:1]
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    failing = RecordWriter(tmp_path, history.metadata, shorter, writer.run_id)
     try:
         with pytest.raises(OSError, match="could not be written"):
-            RecordWriter(tmp_path, history.metadata).restart(history)
+            failing.claim()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert files_below(tmp_path) == {path}
+    failing.append(Measurement(1, 20, {"jsd": 0.25}))
+    assert [m.step for m in read_record(path).measurements] == [9, 20]
+    assert (tmp_path / "record-1.jsonl").read_bytes() == before
+    assert read_history(tmp_path / "record-1.jsonl") == history
+
+
+def test_a_record_that_is_removed_is_written_anew(tmp_path: Path) -> None:
+    history = example_history(epochs=5)
+    writer = RecordWriter(tmp_path / "run" / "similarity", history.metadata)
+    writer.append(history.measurements[0])
+    shutil.rmtree(tmp_path / "run")
+    writer.append(history.measurements[1])
+    assert read_record(writer.path).measurements == history.measurements[:2]
+    writer.path.unlink()
+    other = RecordWriter(writer.wanted, {"run": "other"}, history.measurements[:1])
+    other.claim()
+    writer.append(history.measurements[2])
+    assert writer.path.parent.name == "similarity-1"
+    assert read_record(writer.path).measurements == history.measurements[:3]
+    assert read_record(other.path).run == "other"
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("a file where the directory was")
+    with pytest.raises(OSError, match="could not be written"):
+        writer.append(history.measurements[3])
+    (tmp_path / "run").unlink()
+    writer.close()
+    assert read_record(writer.path).measurements == history.measurements[:4]
+
+
+def test_without_locks_a_replaced_writer_moves_to_a_place_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "try_lock", lambda descriptor: None)
+    history = example_history()
+    first = RecordWriter(tmp_path / "similarity", history.metadata)
+    first.append(history.measurements[0])
+    second = RecordWriter(tmp_path / "similarity", history.metadata, [], first.run_id)
+    second.append(history.measurements[1])
+    first.append(history.measurements[2])
+    assert second.path == tmp_path / "similarity" / "record.jsonl"
+    assert first.run_id != second.run_id
+    assert read_record(second.path).measurements == [history.measurements[1]]
+    assert read_record(first.path).measurements == [history.measurements[0], history.measurements[2]]
+
+
+def test_a_copy_of_a_writer_owns_no_file(tmp_path: Path) -> None:
+    history = example_history()
+    writer = RecordWriter(tmp_path / "similarity", history.metadata)
+    writer.append(history.measurements[0])
+    copied = pickle.loads(pickle.dumps(writer))
+    copied.append(history.measurements[1])
+    writer.append(history.measurements[2])
+    assert copied.path.parent.name == "similarity-1"
+    assert [m.epoch for m in read_record(writer.path).measurements] == [0, 2]
 
 
 def test_matrices_left_by_a_killed_write_belong_to_no_measurement(tmp_path: Path) -> None:

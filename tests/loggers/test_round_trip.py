@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.history import SimilarityHistory, read_history
 from lightning_sim.loggers import setup_loggers
 from lightning_sim.loggers.record import RecordWriter
@@ -59,3 +62,16 @@ def test_csv(history: SimilarityHistory, tmp_path: Path) -> None:
 def test_offline_wandb(wandb_run: tuple[SimilarityHistory, Path]) -> None:
     history, directory = wandb_run
     assert_same_table(read_history(directory), history)
+
+
+def test_what_is_infinite_is_nan_in_memory_checkpoint_and_record(tmp_path: Path) -> None:
+    values = {"a": math.inf, "b": -math.inf, "c": 1e300, "d": 0.5}
+    matrix = SimilarityMatrix("cka", "features", ("a",), ("b", "c"), np.array([[np.inf, 0.5]]))
+    history = SimilarityHistory({}, [Measurement(0, 1, values, (matrix,))])
+    restored = SimilarityHistory.from_state(history.to_state())
+    writer = RecordWriter(tmp_path, history.metadata, history.measurements)
+    writer.claim()
+    for held in (history, restored, read_history(tmp_path)):
+        assert list(map(math.isnan, held.measurements[0].values.values())) == [True, True, True, False]
+        assert np.isnan(held.matrix().values).tolist() == [[True, False]]
+        assert held == history

@@ -39,6 +39,16 @@ def test_means_far_larger_than_the_deviation(mean: float) -> None:
     assert float(fed(x + mean, y - mean)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("mean", [2e6, 1e7])
+def test_float32_whose_mean_leaves_no_direction_is_undefined(mean: float) -> None:
+    # The rounding of the entries, relative to the mean, is as large as what varies.
+    x, y = ((side / side.std(0) + mean).float() for side in representations(500, mean=0))
+    with pytest.warns(UserWarning, match="`x` and `y` has no variance over the samples above rounding.*NaN"):
+        assert fed(x, y).isnan()
+    with pytest.warns(UserWarning, match="`y` has no variance over the samples above rounding.*NaN"):
+        assert fed(x - mean, y).isnan()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_directions_made_of_rounding_are_absent(dtype: torch.dtype) -> None:
     x, y = representations(200, (6, 5), mean=0)
@@ -73,7 +83,7 @@ def test_weak_directions_count_down_to_the_documented_share(share: float) -> Non
     [
         ({"summary": "max"}, "'mean', 'mean_squared', got 'max'"),
         ({"divisor": "p"}, "'min_width', 'min_rank', got 'p'"),
-        ({"num_features_x": 0}, "`num_features_x` must be the number of columns of `x`, got 0"),
+        ({"num_features_x": 0}, "`num_features_x` must be an integer of at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -208,9 +208,7 @@ def test_merging_another_metric_is_refused() -> None:
         CenteredKernelAlignment().merge_state(NormalizedBuresSimilarity())
 
 
-@pytest.mark.parametrize(
-    "ids", [torch.arange(19), torch.rand(20), torch.ones(20, dtype=torch.bool), list(range(20))], ids=str
-)
+@pytest.mark.parametrize("ids", [torch.arange(19), torch.rand(20), torch.ones(20, dtype=torch.bool)], ids=str)
 def test_bad_ids_are_refused(ids: Any) -> None:
     with pytest.raises(ValueError, match=r"`sample_ids` must be 20 integers.*\(20, 12\)"):
         CenteredKernelAlignment().update(*representations(20), ids)
@@ -228,5 +226,5 @@ def test_exact_with_one_varying_sample_is_undefined() -> None:
     # All pairs without that sample are equally similar: the unbiased norm of the kernel is zero.
     x, y = torch.zeros(20, WIDTHS[0]), torch.randn(20, WIDTHS[1], generator=torch.Generator().manual_seed(0))
     x[3] = 1
-    with pytest.warns(UserWarning, match="no variance: all are alike, or all but one"):
+    with pytest.warns(UserWarning, match="no variance above rounding: all are alike, or all but one"):
         assert fed(CenteredKernelAlignment(**EXACT), x, y).isnan()

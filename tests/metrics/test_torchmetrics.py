@@ -113,7 +113,9 @@ def test_merging_in_any_grouping(name: str) -> None:
     case = CASES[name]
     first, second, third = (case.fed(part) for part in (case.batches[:1], case.batches[1:3], case.batches[3:]))
     left, right = first.clone(), third.clone()
-    left.compute()  # torchmetrics' own merge_state would go on to return this value
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="layer 1 of `weight_a`.* was not given")
+        left.compute()  # torchmetrics' own merge_state would go on to return this value
     left.merge_state(second)
     left.merge_state(third.metric_state)
     right.merge_state(second)
@@ -136,7 +138,7 @@ def test_a_merged_metric_goes_on(name: str) -> None:
 
 
 @every_metric
-@pytest.mark.parametrize("spoil", ["missing", "shape", "kind"])
+@pytest.mark.parametrize("spoil", ["missing", "shape", "kind", "no tensor", "another's"])
 def test_merging_what_is_no_state_of_it_is_refused(name: str, spoil: str) -> None:
     metric = CASES[name].make()
     state: Any = dict(metric.metric_state)
@@ -145,8 +147,10 @@ def test_merging_what_is_no_state_of_it_is_refused(name: str, spoil: str) -> Non
         del state[first]
     elif spoil == "shape":
         state[first] = torch.zeros(2, 3, 4)
+    elif spoil == "no tensor":
+        state[first] = [1.0]
     else:
-        state = 3
+        state = {"a": 1} if spoil == "another's" else 3
     with pytest.raises(ValueError, match=rf"`incoming_state` must hold.*{first}"):
         metric.merge_state(state)
 
@@ -246,8 +250,14 @@ def test_casting_the_module_that_holds_it_leaves_the_states(name: str) -> None:
     assert {state: value.dtype for state, value in module.metric.metric_state.items()} == dtypes
     module.metric.reset()
     assert {state: value.dtype for state, value in module.metric.metric_state.items()} == dtypes
+    for narrow in (torch.float16, torch.bfloat16, torch.int64, "torch.float16"):
+        with pytest.raises(ValueError, match=r"`dst_type` must be torch.float32 or torch.float64, got"):
+            module.metric.set_dtype(narrow)
+    module.metric.set_dtype(torch.float32)  # enough for what is kept in it, and no less than the others need
+    assert {state: value.dtype for state, value in module.metric.metric_state.items()} == dtypes
     module.metric.set_dtype(torch.float64)
-    assert {value.dtype for value in module.metric.metric_state.values()} == {torch.float64}
+    wide = {state: torch.float64 if dtype.is_floating_point else dtype for state, dtype in dtypes.items()}
+    assert {state: value.dtype for state, value in module.metric.metric_state.items()} == wide
 
 
 @every_metric
@@ -324,10 +334,15 @@ def test_half_precision_with_a_large_mean(name: str, scale: float, dtype: torch.
         (lambda x, y: (x[:-1], y), r"shapes? .*\(199, .*\(200, "),
         (lambda x, y: (x.index_fill(0, torch.tensor([3]), torch.nan), y), "NaN"),
         (lambda x, y: (x, y.long()), "floating-point.*int64"),
-        (lambda x, y: (x[:, None], y), r"shape \(samples, width\).*\(200, 1, "),
+        (lambda x, y: (x[:, None], y), r"shape \(samples, (width|classes)\).*\(200, 1, "),
         (lambda x, y: (x.tolist(), y), "torch.Tensor.*list"),
+        (lambda x, y: (x, y.numpy()), "torch.Tensor.*ndarray"),
+        (lambda x, y: (x.to_sparse(), y), "dense"),
+        (lambda x, y: (x, y.to("meta")), "meta"),
+        (lambda x, y: (x > 0, y), "floating-point.*bool"),
+        (lambda x, y: (x, y.to(torch.float8_e4m3fn)), "floating-point.*float8"),
     ],
-    ids=["rows", "nan", "integers", "rank", "list"],
+    ids=["rows", "nan", "integers", "rank", "list", "array", "sparse", "meta", "booleans", "8 bits"],
 )
 def test_bad_input_is_refused_and_leaves_the_state(name: str, spoil: Any, message: str) -> None:
     case = CASES[name]
@@ -446,3 +461,34 @@ def test_plot(name: str) -> None:
     assert lower is None or bool((value.nan_to_num(lower) >= lower).all())
     assert upper is None or bool((value.nan_to_num(upper) <= upper + 1e-9).all())
     mpl.pyplot.close("all")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CenteredKernelAlignment(num_buckets="1024"), "`num_buckets` must be an integer.*'1024'"),
+        (lambda: CenteredKernelAlignment(num_projections=8.0), "`num_projections` must be an integer.*8.0"),
+        (lambda: CenteredKernelAlignment(seed=None), "`seed` must be an integer.*None"),
+        (lambda: CenteredKernelAlignment(biased="no"), "`biased` must be True or False, got 'no'"),
+        (lambda: CenteredKernelAlignment(["exact"]), "`estimator` must be one of"),
+        (lambda: NormalizedBuresSimilarity(num_buckets=True), "`num_buckets` must be an integer.*True"),
+        (
+            lambda: NormalizedBuresSimilarity("exact", num_features_x=3, num_features_y="3"),
+            "`num_features_y` must be an integer.*'3'",
+        ),
+        (lambda: NormalizedBuresSimilarity("exact", num_features_x=3), "`num_features_y` must be the number of.*None"),
+        (lambda: CanonicalCorrelation(3.0, 3), "`num_features_x` must be an integer.*3.0"),
+        (lambda: OutputDivergence(base=torch.ones(2)), "`base` must be one of"),
+        (lambda: metrics.WeightCenteredKernelAlignment((3, 3), center=1), "`center` must be True or False, got 1"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("spoil", [lambda ids: ids.tolist(), lambda ids: ids.numpy(), lambda ids: ids.to("meta")])
+def test_ids_that_are_no_tensor_of_values_are_refused(spoil: Any) -> None:
+    x, y, ids = CASES["cka sketch with ids"].batches[0]
+    with pytest.raises(ValueError, match="`sample_ids`"):
+        CenteredKernelAlignment(**SKETCH).update(x, y, spoil(ids))

@@ -229,7 +229,7 @@ class Frozen(Reader):
         (lambda network, batch: network(**batch)["logits"][:, :, None], r"shape \(4, 3, 1\)"),
         (lambda network, batch: network(**batch)["logits"].repeat(2, 1), r"for 4 samples is of shape \(8, 3\)"),
         (lambda network, batch: network(**batch)["logits"].argmax(1), "int64"),
-        (lambda network, batch: "words", "holds no tensor"),
+        (lambda network, batch: "words", "holds no logits, it is of type str"),
     ],
 )
 def test_outputs_that_are_no_logits_are_named(forward, reason):

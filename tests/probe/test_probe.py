@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDa
 
 from lightning_sim.probe import Probe, call_network, evaluating, isolated_random_state
 from lightning_sim.probe.capture import capture_outputs, first_tensor
-from lightning_sim.probe.forward import find_logits
+from lightning_sim.probe.forward import find_logits, without_logits
 
 
 def numbered(count):
@@ -157,6 +157,12 @@ class Output:
     logits: torch.Tensor
 
 
+@dataclass
+class Codes:
+    rec: torch.Tensor
+    z: torch.Tensor
+
+
 Pair = namedtuple("Pair", ["hidden", "other"])
 
 
@@ -168,6 +174,34 @@ def test_tensors_are_found_in_what_layers_return():
     other = torch.zeros(2)
     assert find_logits({"hidden": other, "logits": x}) is x
     assert find_logits((x, other)) is x
+    assert find_logits(Output(None, x)) is find_logits((None, [Output(None, x)])) is x
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ({"rec": torch.zeros(2, 3), "z": torch.zeros(2, 3)}, "holds no logits, its keys are rec, z"),
+        ({"logits": None, "z": torch.zeros(2, 3)}, "holds no logits, its keys are logits, z"),
+        ({}, "holds no logits, its keys are none"),
+        (Codes(torch.zeros(2, 3), torch.zeros(2, 3)), "holds no logits, its fields are rec, z"),
+        (({"rec": torch.zeros(2, 3)}, torch.zeros(2, 3)), "holds no logits, its keys are rec"),
+        ([], "holds no logits, it is of type list"),
+        (None, "holds no logits, it is of type NoneType"),
+    ],
+)
+def test_a_tensor_that_nothing_calls_logits_is_not_taken_for_them(output, words):
+    assert find_logits(output) is None
+    assert without_logits(output) == words
+
+
+def test_hidden_states_of_transformers_are_no_logits():
+    from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+
+    hidden = BaseModelOutput(last_hidden_state=torch.zeros(2, 5, 3))
+    assert find_logits(hidden) is None
+    assert without_logits(hidden) == "holds no logits, its keys are last_hidden_state"
+    logits = torch.zeros(2, 3)
+    assert find_logits(SequenceClassifierOutput(loss=torch.zeros(()), logits=logits)) is logits
 
 
 class Words(nn.Module):

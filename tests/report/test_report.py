@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 import hashlib
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from lightning_sim import cli
 from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers.record import RecordWriter
-from lightning_sim.report import add_parser, report_page, summarize
+from lightning_sim.report import report_page, summarize
 from lightning_sim.report.table import sparkline, summary_table
 from tests.loggers.runs import HOSTILE, example_history
 
@@ -60,10 +59,7 @@ def stored(directory: Path, history: SimilarityHistory) -> str:
 
 
 def report(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(["report", *arguments])
-    return int(parsed.run(parsed))
+    return cli.main(["report", *arguments])
 
 
 def two_runs(layers: tuple[str, ...] = TWELVE, epochs: int = 30) -> dict[str, SimilarityHistory]:
@@ -117,9 +113,7 @@ def test_sparklines_follow_the_values() -> None:
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_table_fits_into_the_terminal_and_prints_names_as_they_are(width: int) -> None:
     histories = two_runs((*HOSTILE, "[bold]markup[/bold]", "\x1b[2J", "backbone.layer4.0.downsample.conv.a.b.c"))
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(summary_table(summarize(histories), width=width))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = summary_table(summarize(histories), width=width).splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert "\x1b" not in text
@@ -136,9 +130,7 @@ def test_lengths_of_any_size_are_shown_with_a_scale_of_their_own(width: int) -> 
     rising = {"cka/features/a": 0.5, "mean_embedding/gradients/a": 1.23456e-5, "fisher_rao_norm": 98765.0, "jsd": 0.25}
     history = SimilarityHistory({}, [Measurement(e, e, {k: v * (e + 1) for k, v in rising.items()}) for e in range(2)])
     rows = summarize({"one": history, "two": history})
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(summary_table(rows, width=width))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = summary_table(rows, width=width).splitlines()
     norm, jsd = (
         next(line.split()[1:] for line in lines if line.split()[:1] == [name]) for name in ("fisher_rao_norm", "jsd")
     )
@@ -228,7 +220,7 @@ def test_long_runs_are_thinned_to_a_page_of_bounded_size() -> None:
 @pytest.mark.parametrize("history", [SimilarityHistory({}), SimilarityHistory({}, [Measurement(0, 0, {"jsd": 1.0})])])
 def test_histories_without_much_in_them_are_reported(history: SimilarityHistory) -> None:
     assert len(Page(report_page({"a": history})).data["runs"]) == 1
-    assert summary_table(summarize({"a": history})).row_count in (0, 2)
+    assert len(summary_table(summarize({"a": history})).splitlines()) == 2 + 2 * len(history)  # head and rule
     with pytest.raises(ValueError, match="at least one run"):
         report_page({})
 

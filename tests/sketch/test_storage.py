@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import pickle
 import re
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load, save, save_file
 
-from lightning_sim.sketch import Sketch, mean_embedding_norm, storage
+from lightning_sim.sketch import Sketch, mean_embedding_norm
 from lightning_sim.sketch.sketch_set import SketchSet
 from lightning_sim.sketch.storage import is_sketch_file, load_sketch, load_sketches, save_sketch, save_sketches
+from tests.processes import Process
 
 from .data import related, sketched
 
@@ -291,11 +293,36 @@ def test_an_interrupted_save_leaves_the_older_file(tmp_path, monkeypatch, step, 
     def interrupted(*arguments):
         raise error
 
-    monkeypatch.setattr(storage.os, step, interrupted)
+    monkeypatch.setattr(os, step, interrupted)
     with pytest.raises(type(error)):
         save_sketch(small(seed=1), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def stopped_while_saving(pipe, path):
+    def stop(descriptor):
+        pipe.send("saving")
+        pipe.recv()
+
+    os.fsync = stop
+    save_sketch(small(), path)
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next_one_and_that_of_a_living_one_is_not(tmp_path):
+    killed, living = (Process(stopped_while_saving, tmp_path / f"{name}.safetensors") for name in ("killed", "living"))
+    assert killed.hear() == living.hear() == "saving"
+    left = set(tmp_path.iterdir())
+    assert len(left) == 2
+    killed.kill()
+    assert set(tmp_path.iterdir()) == left
+    path = small_file(tmp_path)
+    (kept,) = left & set(tmp_path.iterdir())
+    assert set(tmp_path.iterdir()) == {kept, path}
+    living.pipe.send("go on")
+    living.finish()
+    assert set(tmp_path.iterdir()) == {tmp_path / "living.safetensors", path}
+    assert load_sketch(tmp_path / "living.safetensors").count == 40
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Ranks that run their shares of one probe: keeping them in step, and bringing together what each of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_sim.probe.snapshot import Snapshot
+from lightning_sim.sketch import Sketch, all_reduce_sketches
+
+__all__ = ["LostRanksError", "add_ranks", "add_sums", "agree_on_failure", "buffers_of_rank_zero"]
+
+
+class LostRanksError(RuntimeError):
+    """A rank is not in step with the others any more, as when one of them has ended: the training cannot go on."""
+
+
+@contextmanager
+def _in_step() -> Iterator[None]:
+    """What fails inside fails on this rank alone, or because of another: the ranks cannot agree on going on."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and dist.is_initialized():
+            raise  # what every rank finds alike
+        raise LostRanksError(
+            f"a measurement lost the other ranks ({type(error).__name__}: {error}); if one of the processes has ended, "
+            "the first error is in its output"
+        ) from error
+
+
+def agree_on_failure(failure: Exception | None, world_size: int, device: torch.device) -> None:
+    """Raise on every rank where one failed, before any of them waits for what another one has.
+
+    Raises:
+        RuntimeError: when another rank failed.
+    """
+    if world_size > 1:
+        with _in_step():
+            failed = torch.tensor([float(failure is not None)], device=device)
+            dist.all_reduce(failed)
+            elsewhere = failure is None and failed.item() > 0
+        if elsewhere:
+            raise RuntimeError("the network failed on another rank")
+    if failure is not None:
+        raise failure
+
+
+def buffers_of_rank_zero(network: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """Those of rank 0 on every rank: batch statistics differ, and rank 0's are the ones that checkpoints hold."""
+    with _in_step():
+        buffers = {
+            name: value.detach().to(device, copy=True, memory_format=torch.contiguous_format)
+            for name, value in network.named_buffers()
+        }
+        for value in buffers.values():
+            dist.broadcast(value, src=0)
+    return buffers
+
+
+def add_sums(total: Tensor) -> None:
+    """Add up over the ranks, in place."""
+    with _in_step():
+        dist.all_reduce(total)
+
+
+def add_ranks(
+    snapshot: Snapshot,
+    layers: Sequence[str],
+    representations: Sequence[str],
+    make_sketch: Callable[[], Sketch],
+    device: torch.device,
+    num_logits: int | None,
+) -> None:
+    """Make the snapshot of this rank's samples that of all, on every rank.
+
+    Args:
+        snapshot: changed in place.
+        layers: the same on every rank, also on one that had no samples.
+        representations: what of a layer is sketched.
+        make_sketch: an empty sketch.
+        device: of the ranks' tensors.
+        num_logits: samples of the probe; None where no logits are kept.
+    """
+    with _in_step():
+        # Rank 0 always has samples, so that what it could not sketch, no rank could.
+        problems: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(problems, snapshot.problems)
+        snapshot.problems = {name: problem for found in reversed(problems) for name, problem in found.items()}
+        snapshot.sketches = {
+            representation: {
+                layer: snapshot.of(representation).get(layer) or make_sketch()
+                for layer in layers
+                if snapshot.problem_of(layer, representation) is None
+            }
+            for representation in representations
+        }
+        sketches = [sketch for of_layers in snapshot.sketches.values() for sketch in of_layers.values()]
+        all_reduce_sketches(sketches, device)
+        if num_logits is not None and "" not in snapshot.problems:
+            snapshot.logits = _gather_logits(snapshot.logits, num_logits, device)
+
+
+def _gather_logits(logits: Tensor | None, num_samples: int, device: torch.device) -> Tensor:
+    """The logits of all ranks (samples, classes), in the order of the sample ids, on every rank."""
+    device = torch.device("cpu") if dist.get_backend() == "gloo" else device
+    world_size = dist.get_world_size()
+    classes = torch.tensor([0 if logits is None else logits.shape[1]], device=device)
+    dist.all_reduce(classes, dist.ReduceOp.MAX)
+    longest = -(-num_samples // world_size)
+    padded = torch.zeros(longest, int(classes), device=device)
+    if logits is not None:
+        padded[: len(logits)] = logits.to(device)
+    gathered = [torch.empty_like(padded) for _ in range(world_size)]
+    dist.all_gather(gathered, padded)
+    # Rank r holds the samples r, r + world size, ...
+    return torch.stack(gathered, dim=1).flatten(0, 1)[:num_samples].cpu()

@@ -1,0 +1,46 @@
+"""Processes for tests: real ones, forked from one that has already imported what they need, which takes seconds."""
+
+import multiprocessing
+import warnings
+
+import torch
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.callbacks.recorded", "tests.loggers.runs", "sklearn.datasets"])
+
+
+class Process:
+    """Runs ``target(pipe, *arguments)``, which may send to and receive from the test over the pipe."""
+
+    def __init__(self, target, *arguments):
+        self.pipe, theirs = _context.Pipe()
+        self._process = _context.Process(target=_run, args=(target, theirs, *arguments))
+        self._process.start()
+        theirs.close()
+
+    def ask(self, message=None, timeout=120):
+        """Send something, and wait for what it says next."""
+        self.pipe.send(message)
+        return self.hear(timeout)
+
+    def hear(self, timeout=120):
+        assert self.pipe.poll(timeout), "the process is silent"
+        return self.pipe.recv()
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+    def finish(self, timeout=120):
+        self._process.join(timeout)
+        assert self._process.exitcode == 0
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+
+def _run(target, pipe, *arguments):
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    target(pipe, *arguments)
