@@ -116,7 +116,8 @@ class _Projection:
 
 def self_problem(sketch: Sketch, own: float, noise: float, diagonal: Tensor, dtype: torch.dtype) -> str | None:
     """Why the self-term of a sketch is no more than rounding, or than its noise by the folds, in words, or None."""
-    if not own > _most_rounding(sketch, diagonal, dtype) ** 2 and not own > _rounding(sketch, diagonal, dtype) ** 2:
+    size = abs(own)  # folds' noise can make it negative
+    if not size > _most_rounding(sketch, diagonal, dtype) ** 2 and not size > _rounding(sketch, diagonal, dtype) ** 2:
         return (
             "tells no samples from others, which leaves no unbiased CKA: all, or all but one, are alike or equally far "
             "apart, up to rounding"
@@ -146,10 +147,10 @@ def fold_noise(sketch: Sketch, own: float, spread: float, diagonal: Tensor) -> f
     return max(spread, _pairs(diagonal) / columns)
 
 
-def _pairs(squares: Tensor) -> float:
+def _pairs(distances: Tensor) -> float:
     """The root of 2 sum d_a^2 d_b^2 over a != b."""
-    fourth = squares.square()
-    return float((2 * (fourth.sum().square() - fourth.square().sum())).clamp_min(0).sqrt())
+    squares = distances.square()
+    return float((2 * (squares.sum().square() - squares.square().sum())).clamp_min(0).sqrt())
 
 
 def _squared_distances(sketch: Sketch) -> Tensor:

@@ -115,9 +115,7 @@ class Sketch:
             f"width={self.width}, count={self.count})"
         )
 
-    def update(
-        self, features: Tensor, sample_ids: Tensor | HashedSamples, *, gradients: Tensor | None = None
-    ) -> None:
+    def update(self, features: Tensor, sample_ids: Tensor | HashedSamples, *, gradients: Tensor | None = None) -> None:
         """Add a batch of samples.
 
         Args:
