@@ -35,7 +35,7 @@ class _Agreed(Metric):
         super().__init__(sync_on_compute=False)
         # As wide as Lightning keeps numbers.
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        self.add_state("value", torch.zeros((), dtype=dtype))
+        self.add_state("value", torch.zeros((), dtype=dtype, device="cpu"))
 
     def update(self, value: float) -> None:
         """Replace it."""

@@ -69,9 +69,12 @@ class PairMetric(SummedMetric):
     # torchmetrics adds states in these two places: a batch or another metric's state, and those of all ranks.
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         state = self._state()
-        announced = self._sums.announced(incoming_state, 0, 2) + self._sums.announced(state, 1, 2)
-        self._replace(self._sums.aligned(state, announced, 1))
-        super()._reduce_states(self._sums.aligned(incoming_state, announced, 0))
+        # What is added to again and again stays as it is: moved by the same number every time, as by parts of one size,
+        # its samples would in the end have the signs of the others.
+        own = 0 if _held(state) >= _held(incoming_state) else 1
+        announced = self._sums.announced(state, own, 2) + self._sums.announced(incoming_state, 1 - own, 2)
+        self._replace(self._sums.aligned(state, announced, own))
+        super()._reduce_states(self._sums.aligned(incoming_state, announced, 1 - own))
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
@@ -83,3 +86,8 @@ class PairMetric(SummedMetric):
         announced = dist_sync_fn(self._sums.announced(self._state(), rank, num_ranks), group=group)
         self._replace(self._sums.aligned(self._state(), torch.stack(announced).sum(0), rank))
         super()._sync_dist(dist_sync_fn, process_group)
+
+
+def _held(state: State) -> int:
+    """Number of samples, or of batches, in a state."""
+    return int(state["count"] if "count" in state else state["batches"])

@@ -101,13 +101,20 @@ class SketchedPair:
 
     def cka(self, state: State, *, biased: bool) -> Tensor:
         """Centred kernel alignment; NaN with a warning where it is undefined."""
-        return self._value(state, lambda x, y: x.cka(y, estimator="biased" if biased else "unbiased"))
+        estimator = "biased" if biased else "unbiased"
+        return self._value(state, lambda x, y: x.cka(y, estimator=estimator), lambda side: side.cka_problem(estimator))
 
     def nbs(self, state: State) -> Tensor:
         """Normalised Bures similarity; NaN with a warning where it is undefined."""
-        return self._value(state, lambda x, y: x.nbs(y))
+        return self._value(state, lambda x, y: x.nbs(y), Sketch.problem)
 
-    def _value(self, state: State, measure: Callable[[Sketch, Sketch], Tensor]) -> Tensor:
+    def _value(
+        self,
+        state: State,
+        measure: Callable[[Sketch, Sketch], Tensor],
+        problem: Callable[[Sketch], str | None],
+    ) -> Tensor:
+        """The measure, NaN with a warning that says what the problem of a side is."""
         count, counted = int(state["count"]), int(state["counted_ids"])
         if count < 4:
             return undefined(f"at least 4 samples are needed, got {count}", state["bucket_sums"])
@@ -117,14 +124,13 @@ class SketchedPair:
                 f"and {counted} without"
             )
         x, y = self._sketches(state, count)
-        for name, sketch in zip(_SIDES, (x, y), strict=True):
-            problem = sketch.problem()
-            if problem is not None:
-                return undefined(f"`{name}` {problem}", state["bucket_sums"])
         value = measure(x, y)
-        if bool(value.isnan()):
-            return undefined("the sketch leaves no positive variance of the similarities", state["bucket_sums"])
-        return value
+        if not bool(value.isnan()):
+            return value
+        sides = zip(_SIDES, (x, y), strict=True)
+        reasons = [f"`{name}` {reason}" for name, side in sides if (reason := problem(side)) is not None]
+        outside = "the value is further out of its range than the noise of the folds explains"
+        return undefined("; ".join(reasons) or outside, state["bucket_sums"])
 
     def _sketches(self, state: State, count: int) -> tuple[Sketch, Sketch]:
         # Empty buckets change nothing, but a batch in `forward` would pay for all of them.

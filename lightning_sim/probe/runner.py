@@ -153,7 +153,7 @@ class ProbeRunner:
             LostRanksError: when the ranks are not in step any more, as when one of them has ended.
         """
         failure: Exception | None = None
-        total = torch.zeros(())
+        total = torch.zeros((), device="cpu")
         weights = self.weights_of_all_ranks(network, weights)
         try:
             batches = self.probe.batches(self.rank, self.world_size, one_by_one=one_by_one)

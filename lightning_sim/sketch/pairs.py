@@ -45,7 +45,8 @@ def similarity_matrix(
         others = [layer for index in theirs if (layer := columns[index]) is not None]
         if found and others:
             similarities = _similarities(found, others, measure, estimator)
-            values[torch.tensor(mine)[:, None], torch.tensor(theirs)] = similarities.to("cpu", torch.float64)
+            places = (torch.tensor(indices, device="cpu") for indices in (mine, theirs))
+            values[torch.meshgrid(*places, indexing="ij")] = similarities.to("cpu", torch.float64)
     return values
 
 

@@ -208,7 +208,7 @@ def _restored(state: Mapping[str, Any], sums: dict[str, Tensor], scales: Mapping
 def _mean_part(name: str, sums: Mapping[str, Tensor], count: int) -> Tensor:
     """(S1) mu', what centring takes from the sums over buckets (folds, M, c)."""
     if name != "bucket_sums":
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     return sums["bucket_ones"].double()[:, None] * (sums["feature_sums"] / count)[:, None, :]
 
 

@@ -37,6 +37,7 @@ def all_reduce_sketches(
             for s in sketches
         ],
         dtype=torch.int64,
+        device="cpu",
     )
     tables = _all_gather(table, device, group)
     widths, gradient_widths, folded = tables.max(0).values[:, :3].unbind(1)

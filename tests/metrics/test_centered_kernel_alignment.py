@@ -104,6 +104,11 @@ def test_parts_that_were_counted_alike_would_be_biased() -> None:
         assert abs(_mean_error(20, in_order=True)) > 0.05
 
 
+@pytest.mark.parametrize("num_parts", [4, 20])
+def test_parts_in_one_order_merged_one_after_the_other_are_unbiased(num_parts: int) -> None:
+    assert abs(_mean_error(num_parts, in_order=True)) < 0.03
+
+
 def _mean_error(num_parts: int, *, in_order: bool = False) -> float:
     x, y = related(2000, 64, rank=20, correlation=0.5, seed=1)
     if in_order:
