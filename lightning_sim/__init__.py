@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_sim.callbacks import SimilarityMonitor
-    from lightning_sim.history import SimilarityHistory, read_history
     from lightning_sim.metrics import (
         CanonicalCorrelation,
         CenteredKernelAlignment,
@@ -17,10 +16,11 @@ if TYPE_CHECKING:
         RankCorrelation,
         WeightCenteredKernelAlignment,
     )
+    from lightning_sim.record import SimilarityHistory, read_history
     from lightning_sim.reference import Reference
     from lightning_sim.sketch import Sketch
 
-__version__ = "0.1.0"
+from lightning_sim._version import __version__
 
 __all__ = [
     "CanonicalCorrelation",
@@ -34,6 +34,7 @@ __all__ = [
     "SimilarityMonitor",
     "Sketch",
     "WeightCenteredKernelAlignment",
+    "__version__",
     "read_history",
 ]
 
@@ -46,10 +47,10 @@ _HOME = {
     "RankCorrelation": "lightning_sim.metrics",
     "WeightCenteredKernelAlignment": "lightning_sim.metrics",
     "Reference": "lightning_sim.reference",
-    "SimilarityHistory": "lightning_sim.history",
+    "SimilarityHistory": "lightning_sim.record",
     "SimilarityMonitor": "lightning_sim.callbacks",
     "Sketch": "lightning_sim.sketch",
-    "read_history": "lightning_sim.history",
+    "read_history": "lightning_sim.record",
 }
 
 

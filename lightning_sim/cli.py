@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from lightning_sim import __version__
+from lightning_sim._version import __version__
 
 __all__ = ["main"]
 
-COMPARED = ("cka", "nbs", "agreement", "jsd", "rank_correlation")
 _SUFFIXES = (".csv", ".png", ".pdf", ".svg")
 
 
@@ -102,7 +101,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ),
     )
     compare.add_argument("paths", metavar="PATH", nargs="+", type=Path)
-    compare.add_argument("--measure", choices=COMPARED, default="cka", help="default: cka")
+    compare.add_argument("--measure", metavar="NAME", default="cka", help="of layers or of outputs, default: cka")
     compare.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased", help="of CKA")
     compare.add_argument("--representation", metavar="NAME", default="features", help="default: features")
     compare.add_argument("--layer", metavar="NAME", help="only this layer")
@@ -119,7 +118,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from lightning_sim.report.command import run
+    from lightning_sim.views.command import run
 
     return run(parsed)
 

@@ -155,8 +155,8 @@ class Reference:
         for representation in representations:
             SketchSet({}, probe=probe, gradients=gradients).require_comparable(self.saved, representation)
         logits = self.saved.logits if self.saved.logits is not None and len(self.saved.logits) == num_samples else None
-        problems = {} if logits is not None else {"": "of the reference is not in the file of sketches"}
-        return Snapshot(sketches, logits, None, problems)
+        problem = None if logits is not None else "is not in the file of sketches"
+        return Snapshot(sketches, logits, output_problem=problem)
 
 
 def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:

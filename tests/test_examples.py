@@ -44,3 +44,13 @@ def test_the_language_model(tmp_path):
     layers = [line.split()[2] for line in output.splitlines() if line.startswith("CKA of")]
     assert layers == ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
     assert (tmp_path / "run" / "similarity" / "record.jsonl").is_file()
+
+
+def test_measures_of_your_own(tmp_path):
+    output = run("your_own_measure.py", tmp_path)
+    rows = {tuple(line.split()[:2]): line.split() for line in output.splitlines()}
+    assert ("disparity", "conv1") in rows
+    shares = [float(value) for value in rows["mutual_knn", "conv1"][2:]]
+    assert len(shares) == 4
+    assert all(0 < share <= 1 for share in shares)
+    assert "lost_confidence" in output

@@ -8,8 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lightning_sim._measurement import Measurement
-from lightning_sim.history import SimilarityHistory
+from lightning_sim.record import Measurement, SimilarityHistory
 
 PATH = Path(__file__).parents[1] / "examples" / "freeze_converged_layers.py"
 LAYERS = ["conv1", "conv2", "conv3"]

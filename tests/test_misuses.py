@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import lightning_sim.functional
 from lightning_sim import Reference, SimilarityHistory, SimilarityMonitor, Sketch, cli
-from lightning_sim._measurement import Measurement, SimilarityMatrix
-from lightning_sim.loggers.record import RecordWriter
+from lightning_sim.record import Measurement, SimilarityMatrix
+from lightning_sim.record.file import RecordWriter
 from lightning_sim.sketch import SketchSet, save_sketches
 
 
@@ -139,8 +139,9 @@ ARGUMENTS = [
     ("layers", "network.named_modules() gives the names", ["nn.Linear(2, 2)", "[nn.Linear(2, 2)]"]),
     ("layers", "must map names to names", ["{'body': 0}", "{'body': ['body', 'head']}", "{0: 'body'}"]),
     ("layers", "an empty mapping", ["{}"]),
-    ("measures", NAMES, ["None", "3", "[]", "['cka', 3]", "[['cka']]", "{'cka': True}", "[CenteredKernelAlignment()]"]),
+    ("measures", "must be of cka, nbs, wcka", ["None", "3", "['cka', 3]", "{'cka': True}", "[None]"]),
     ("measures", "must be of cka, nbs, wcka", ["'cka,nbs'", "['cka', 'ckka']", "'CKA'"]),
+    ("measures", "needs a name without / and @", ["[lambda x, y: 0]"]),
     ("representations", NAMES, ["None", "[]", "['features', 1]", "{'features': 1}"]),
     ("representations", "must be of 'features' (what the layer gives)", ["'gradient'", "['features', 'x']"]),
     ("num_samples", INTEGER + " 4", ["'100'", "100.0", "None", "True", "3", "-1", "math.nan", "torch.tensor(9)"]),
@@ -168,8 +169,9 @@ ARGUMENTS = [
 
 # What is done, and fragments of the ValueError.
 CALLS = [
-    ("SimilarityMonitor(measures='mean_embedding', sketch='tang2020')", "mean_embedding", "leave one out"),
-    ("SimilarityMonitor(measures='mean_embedding', representations='transport_map')", "not defined", "leave one out"),
+    ("SimilarityMonitor(measures=[])", "`measures` is empty", "or functions of two matrices"),
+    ("fit(measures='mean_embedding', sketch='tang2020')", "mean_embedding (it needs a sum of samples", "lacks"),
+    ("fit(measures=['hsic', 'jsd'], samples=40, num_buckets=16)", "hsic (it is a function", "num_buckets=64"),
     ("SimilarityMonitor(save_sketches=True, sketch='tang2020')", "cannot be saved", "leave `save_sketches` out"),
     ("SimilarityMonitor(probe=[DataLoader(data())])", "`probe` must be one DataLoader", "a list of DataLoaders"),
     ("SimilarityMonitor(reference=folder)", "is a folder", "a checkpoint is one file"),
@@ -255,10 +257,9 @@ CALLS = [
     ("history().correlation(layer='a', confidence=95)", "`confidence` must be between 0 and 1", "95"),
     ("history().correlation('cka', 'nbs', epoch=9)", "at epoch 9", "epochs are 0, 1"),
     ("history().correlation(layer='a', epoch=0)", "`epoch` is for correlations over layers", "got epoch 0"),
-    ("SimilarityHistory.compare(3)", "must be a list of histories or paths", "3 (int)"),
-    ("SimilarityHistory.compare('run')", "must be a list of histories or paths", "'run' (str)"),
-    ("SimilarityHistory.compare(history())", "must be a list of histories or paths", "SimilarityHistory"),
-    ("SimilarityHistory.compare([3])", "`path` must be the path of a run", "3 (int)"),
+    ("SimilarityHistory.concatenate(3)", "must map names to histories", "3 (int)"),
+    ("SimilarityHistory.concatenate('run')", "must map names to histories", "'run' (str)"),
+    ("SimilarityHistory.concatenate([history()])", "must map names to histories", "list"),
     # A sketch and its file.
     ("Sketch(num_buckets=1000)", "`num_buckets` must be a power of two", "1000"),
     ("Sketch(num_projections=7)", "`num_projections` must be an even number", "7"),
@@ -326,7 +327,7 @@ COMMANDS = [
     ("compare", 2, "required: PATH"),
     ("compare {folder}/nowhere", 1, "there is no file or folder", "nowhere"),
     ("compare {run}", 1, "no sketch files", "SimilarityMonitor(save_sketches=True)"),
-    ("compare {file} --measure ckka", 2, "invalid choice: 'ckka'", "nbs"),
+    ("compare {file} --measure ckka", 1, "`--measure` must be one of 'cka'", "'ckka'"),
     ("compare {file} --layer c", 1, "no layer 'c'", "it has a"),
     ("compare {file} --epoch x", 2, "--epoch: invalid int value: 'x'"),
     ("compare {file} --epoch 7", 1, "no sketches of epoch 7", "it has -1"),

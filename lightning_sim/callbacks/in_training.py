@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
-from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_sim.callbacks.settings import Settings
-from lightning_sim.probe import Probe, isolated_random_state
+from lightning_sim.probe import Probe, call_network, isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.settings import Settings
 
-__all__ = ["probe_runner", "require_whole_weights", "whose_weights"]
+__all__ = ["probe_runner", "require_runnable", "whose_weights"]
 
 _SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 _AVERAGING: Any = getattr(callbacks, "WeightAveraging", ())  # lightning >= 2.6
@@ -54,13 +55,18 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
     )
 
 
-def require_whole_weights(trainer: Trainer) -> None:
-    """Refuse strategies that shard the weights."""
+def require_runnable(trainer: Trainer, network: LightningModule, settings: Settings) -> None:
+    """Refuse strategies that shard the weights, and networks that do not say how they are run."""
     # A plain forward sees sharded weights under these, and gathering them is theirs to do, rank by rank in step.
     if isinstance(trainer.strategy, _SHARDING):
         raise ValueError(
             f"SimilarityMonitor does not work with {type(trainer.strategy).__name__}, which shards the network's "
             'weights over the ranks; use strategy="ddp", or compare checkpoints afterwards'
+        )
+    if settings.forward is call_network and not is_overridden("forward", network):
+        raise ValueError(
+            f"{type(network).__name__} defines no forward(); define it, or say how to run the network with "
+            "SimilarityMonitor(..., forward=lambda network, batch: network.model(batch[0]))"
         )
 
 

@@ -11,12 +11,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sim._arguments import check_text
-from lightning_sim._measurement import Measurement
-from lightning_sim.history import SimilarityHistory
-from lightning_sim.loggers.places import FILE_NAME
-from lightning_sim.loggers.record import RecordWriter
+from lightning_sim.record import Measurement, SimilarityHistory
+from lightning_sim.record.file import RecordWriter
+from lightning_sim.record.places import FILE_NAME
 
-__all__ = ["RunDirectory", "checked_name", "directory_of"]
+__all__ = ["RunDirectory", "checked_name", "directory_of", "run_name"]
 
 
 def checked_name(name: object) -> str:
@@ -47,8 +46,17 @@ def directory_of(trainer: Trainer) -> Path:
     if isinstance(logger, (TensorBoardLogger, CSVLogger)):
         return Path(logger.log_dir)
     root = trainer.default_root_dir if logger.save_dir is None else logger.save_dir
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(root, str(logger.name), version)
+    return Path(root, str(logger.name), _version(logger))
+
+
+def run_name(trainer: Trainer) -> str | None:
+    """Name and version of the first logger's run, as its directory is called; None without a logger."""
+    logger = trainer.logger
+    return None if logger is None else "/".join(part for part in (str(logger.name or ""), _version(logger)) if part)
+
+
+def _version(logger: Any) -> str:
+    return logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
 
 
 class RunDirectory:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,20 +13,21 @@ from torch import Tensor, nn
 
 from lightning_sim._arguments import check_integer
 from lightning_sim._checks import check_choice
-from lightning_sim._measurement import Measurement, SimilarityMatrix
 from lightning_sim.callbacks.agreed import log_agreed
-from lightning_sim.callbacks.comparing import Comparing, OtherComparisonError
+from lightning_sim.callbacks.in_training import probe_runner, require_runnable, whose_weights
 from lightning_sim.callbacks.progress import measuring_bar
-from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of
+from lightning_sim.callbacks.reporting import by_problem, figures_of
+from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of, run_name
 from lightning_sim.callbacks.saving import save_snapshot
 from lightning_sim.callbacks.schedule import measured_every, schedule_problem, unlogged_values
-from lightning_sim.callbacks.settings import DEFAULT_MEASURES, Settings, check_saving
-from lightning_sim.correlations import LEAST_POINTS, correlation_names, live_correlations
-from lightning_sim.figures import correlation_figure, matrix_figure
-from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
-from lightning_sim.probe import LostRanksError, Snapshot, call_network, isolated_random_state
+from lightning_sim.measures import DEFAULT_MEASURES, as_measures
+from lightning_sim.probe import Snapshot, call_network, isolated_random_state
+from lightning_sim.record import Key, Measurement, SimilarityHistory
+from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.reference import Reference
+from lightning_sim.session import OtherComparisonError, Session
+from lightning_sim.settings import Settings, check_saving
 
 __all__ = ["SimilarityMonitor"]
 
@@ -44,7 +43,7 @@ class SimilarityMonitor(Callback):
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>`` and ``similarity/<measure>``, through
     Lightning, so that EarlyStopping and ModelCheckpoint can monitor them; ``similarity/seconds`` is the time it took.
     From the fourth measurement on, so are correlations of each layer's similarity with the divergence of the outputs
-    (:func:`lightning_sim.correlations.live_correlations`). Their scatter plots and the layer x layer matrices go to
+    as ``similarity/cka_jsd_pearson/features/<layer>``. Their scatter plots and the layer x layer matrices go to
     TensorBoard, W&B and other loggers that take figures. All numbers are in `history`, in the record
     ``similarity/record.jsonl`` in the run's directory, and in checkpoints.
 
@@ -165,7 +164,7 @@ class SimilarityMonitor(Callback):
             reference=Reference(reference),
             probe=probe,
             layers=layers,
-            measures=measures,
+            measures=as_measures(measures),
             representations=representations,
             num_samples=num_samples,
             num_buckets=num_buckets,
@@ -183,10 +182,12 @@ class SimilarityMonitor(Callback):
         self.every_n_epochs = check_integer(every_n_epochs, "every_n_epochs", least=1)
         self.on_error = on_error
         self.history = SimilarityHistory({})
-        self._comparing: Comparing | None = None
+        self._session: Session | None = None
         self._wanted_directory = directory
         self._directory: RunDirectory | None = None
         self._restored: dict[str, Any] | None = None
+        self._parties: tuple[Trainer, LightningModule] | None = None
+        self._set_up: set[Key] = set()
         self._warned: set[str] = set()
 
     @property
@@ -201,7 +202,7 @@ class SimilarityMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and history: what belongs to a running training does not go into a copy or another process."""
-        state = self.__dict__ | {"_comparing": None, "_directory": None}
+        state = self.__dict__ | {"_session": None, "_directory": None, "_parties": None}
         # Lightning gives every callback these two methods of the network.
         return {key: value for key, value in state.items() if key not in ("log", "log_dict")}
 
@@ -219,11 +220,11 @@ class SimilarityMonitor(Callback):
     @wraps(Callback.state_dict, assigned=())
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Primitives and tensors: the history, and the reference where it could not be made again."""
-        if self._comparing is None:
+        if self._session is None:
             return self._restored or {}
         return {
             "history": self.history.to_state(),
-            "comparing": self._comparing.state_dict(),
+            "session": self._session.state_dict(),
             "run_id": None if self._directory is None else self._directory.run_id,
         }
 
@@ -236,41 +237,40 @@ class SimilarityMonitor(Callback):
         before = self._restored or self._of_the_fit_before(trainer, pl_module)
         self._directory = None
         try:
-            comparing = self._started(trainer, pl_module, before)
+            session = self._started(trainer, pl_module, before)
         except OtherComparisonError:
             if self._restored:
                 raise
             before = {}
-            comparing = self._started(trainer, pl_module, before)
+            session = self._started(trainer, pl_module, before)
         self.history = SimilarityHistory.from_state(before["history"]) if before else SimilarityHistory({})
-        self.history.metadata.update(comparing.describe(trainer, self))
-        self._comparing = comparing
+        own = {"run": run_name(trainer), "weights": whose_weights(trainer, self)}
+        self.history.metadata.update({**session.describe(), **own})
+        self._session, self._parties = session, (trainer, pl_module)
         if not before and trainer.global_step and self.settings.reference.kind == "init" and trainer.is_global_zero:
             self._warn(
                 f'the reference "init" is the network as it is now, at step {trainer.global_step}, because nothing of '
                 "this comparison was kept from the steps before"
             )
-        self._restored = None
-        self._check_schedule(trainer, self._comparing.names())
+        self._restored, self._set_up = None, set()
+        self._check_schedule(trainer, session.keys())
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             parent = directory_of(trainer) if self._wanted_directory is None else Path(self._wanted_directory)
             self._directory = RunDirectory(parent / self.name, self.history, before.get("run_id"), self._warn)
-        names = comparing.names()
-        names += [*correlation_names(names), "seconds"]
-        setup_loggers(trainer.loggers, names, self.history.metadata, monitor=self.name)
 
     def _of_the_fit_before(self, trainer: Trainer, network: LightningModule) -> dict[str, Any]:
         """What there is to continue where the same Trainer fitted the same network before."""
-        if self._comparing is None or self._comparing.parties != (trainer, network):
+        if self._session is None or self._parties != (trainer, network):
             return {}
         return self.state_dict()  # type: ignore[call-arg]  # wrapped above
 
-    def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> Comparing:
+    def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> Session:
+        require_runnable(trainer, network, self.settings)
         with isolated_random_state(self.settings.seed):
-            comparing = Comparing(self.settings, trainer, network)
-            with measuring_bar(trainer, self.name, comparing.num_batches()) as advance:
-                comparing.start(trainer, network, advance, before.get("comparing"))
-        return comparing
+            session = Session(self.settings, probe_runner(self.settings, trainer))
+            with measuring_bar(trainer, self.name, session.num_batches()) as advance:
+                session.start(network, advance, before.get("session"))
+        return session
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, so that checkpoints and early stopping of this validation see the values."""
@@ -295,10 +295,11 @@ class SimilarityMonitor(Callback):
                 f"(every_n_epochs={self.every_n_epochs})"
             )
 
-    def _check_schedule(self, trainer: Trainer, names: Sequence[str]) -> None:
+    def _check_schedule(self, trainer: Trainer, keys: Sequence[Key]) -> None:
         """Warn of what will not be measured, and refuse what would end the training for that."""
         late = max(0, LEAST_POINTS - 1 - len(self.history))
-        before = dict.fromkeys([*names, "seconds"], 0) | dict.fromkeys(correlation_names(names), late)
+        correlations = [found for key in keys if (found := correlation_key(key, keys))]
+        before = {**{key.name: 0 for key in keys}, "seconds": 0, **{key.name: late for key in correlations}}
         for warning in unlogged_values(trainer, self.name, self.every_n_epochs, before):
             self._warn(warning)
         surprise = schedule_problem(trainer, self.every_n_epochs)
@@ -316,59 +317,41 @@ class SimilarityMonitor(Callback):
     def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure, and log under the step that Lightning gives to scalars logged now."""
         # Validation also runs outside of fit, where there is nothing to compare with.
-        if self._comparing is None or trainer.state.fn != "fit":
+        if self._session is None or trainer.state.fn != "fit":
             return
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        started = time.perf_counter()
-        values, matrices = self._measured(trainer, pl_module, self._comparing, step)
-        values["seconds"] = time.perf_counter() - started
-        before = Measurement(trainer.current_epoch, step, values, tuple(matrices))
-        values |= live_correlations(SimilarityHistory({}, [*self.history.measurements, before]))
-        measurement = Measurement(trainer.current_epoch, step, values, tuple(matrices))
-        for name, value in values.items():
-            if math.isnan(measurement.values[name]) and not math.isnan(value):
-                self._warn(f"{name} is beyond the range of float32; it is logged as NaN")
+        measurement = self._measured(trainer, pl_module, self._session, step)
         self.history.append(measurement)
-        log_agreed(pl_module, {f"{self.name}/{key}": value for key, value in measurement.values.items()})
+        correlations = live_correlations(self.history.measurements)
+        keys = [*measurement.by_key, *correlations]
+        if not self._set_up.issuperset(keys):
+            self._set_up.update(keys)
+            setup_loggers(trainer.loggers, keys, self.history, self.name)
+        logged = measurement.values | {key.name: value for key, value in correlations.items()}
+        log_agreed(pl_module, {f"{self.name}/{name}": value for name, value in logged.items()})
         if self._directory is not None:
             self._directory.append(measurement)
-        log_figures(trainer.loggers, self._figures(measurement), step)
+        log_figures(trainer.loggers, figures_of(measurement, correlations, self.history, self.name), step)
 
-    def _measured(
-        self, trainer: Trainer, pl_module: LightningModule, comparing: Comparing, step: int
-    ) -> tuple[dict[str, float], list[SimilarityMatrix]]:
-        save = self._saver(trainer, pl_module, step)
-        try:
-            with (
-                isolated_random_state(self.settings.seed),
-                measuring_bar(trainer, self.name, comparing.num_batches()) as advance,
-            ):
-                values, matrices, problems = comparing.measure(pl_module, advance, save)
-        except LostRanksError:
-            raise
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            self._warn(f"a measurement failed and is logged as NaN: {type(error).__name__}: {error}")
-            return dict.fromkeys(comparing.names(), float("nan")), []
-        for name, problem in problems.items():
-            message = f"{name or 'the output'} {problem}"
-            if self.on_error == "raise":
-                raise RuntimeError(f"SimilarityMonitor could not measure: {message}")
-            self._warn(f"{message}; its similarity is logged as NaN")
-        return values, matrices
-
-    def _figures(self, measurement: Measurement) -> dict[str, Callable[[], Any]]:
-        figures: dict[str, Callable[[], Any]] = {
-            f"{self.name}/matrix/{matrix.measure}/{matrix.representation}": partial(
-                matrix_figure, matrix, f"{matrix.measure} of {matrix.representation}, epoch {measurement.epoch}"
+    def _measured(self, trainer: Trainer, network: LightningModule, session: Session, step: int) -> Measurement:
+        with (
+            isolated_random_state(self.settings.seed),
+            measuring_bar(trainer, self.name, session.num_batches()) as advance,
+        ):
+            measurement, problems = session.measure(
+                network,
+                trainer.current_epoch,
+                step,
+                advance=advance,
+                save=self._saver(trainer, network, step),
+                strict=self.on_error == "raise",
             )
-            for matrix in measurement.matrices
-        }
-        if any(name.startswith("cka_jsd_pearson/features/") for name in measurement.values):
-            figures[f"{self.name}/correlation/cka_jsd/features"] = partial(correlation_figure, self.history)
-        return figures
+        for problem, about in by_problem(problems).items():
+            if self.on_error == "raise":
+                raise RuntimeError(f"SimilarityMonitor could not measure: {about} {problem}")
+            self._warn(f"{about} {problem}; its similarity is logged as NaN")
+        return measurement
 
     def _saver(
         self, trainer: Trainer, network: LightningModule, step: int

@@ -8,14 +8,18 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_sim._measurement import SimilarityMatrix
-from lightning_sim.compare.matrices import epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
-from lightning_sim.compare.outputs import output_matrix
+from lightning_sim._checks import check_choice
+from lightning_sim.compare.matrices import LAYER_MEASURES, epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
+from lightning_sim.compare.outputs import OUTPUT_MEASURES, output_matrix
 from lightning_sim.compare.sources import SketchedRun, find_run
-from lightning_sim.comparison import OUTPUT_MEASURES
+from lightning_sim.figures import heatmap_figure
+from lightning_sim.figures.labels import printable
+from lightning_sim.measures import MEASURES
+from lightning_sim.record import SimilarityMatrix
 
 __all__ = ["run"]
 
@@ -29,7 +33,7 @@ def run(parsed: argparse.Namespace) -> int:
             warnings.simplefilter("always")
             matrix, rows, title, labels = _compared(parsed)
         for message in dict.fromkeys(str(warning.message) for warning in caught):
-            print(f"lightning-sim: {_printable(message)}", file=sys.stderr)
+            print(f"lightning-sim: {printable(message)}", file=sys.stderr)
         _print_matrix(matrix, title)
         for path in parsed.out:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +53,7 @@ def _compared(
 ) -> tuple[SimilarityMatrix, list[dict[str, Any]], str, tuple[str, str]]:
     """The matrix, its tidy rows, a title, and what its rows and columns are."""
     options = {"measure": parsed.measure, "representation": parsed.representation, "estimator": parsed.estimator}
+    check_choice(parsed.measure, "--measure", (*LAYER_MEASURES, *OUTPUT_MEASURES))
     runs = [find_run(path) for path in parsed.paths]
     first, last = runs[0], runs[-1]
     names = _short_names(parsed.paths)
@@ -95,19 +100,14 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 def _print_matrix(matrix: SimilarityMatrix, title: str) -> None:
     """A table; of large ones the corner, since the whole goes to --out."""
     rows, columns = (names[:_MOST_PRINTED] for names in (matrix.rows, matrix.columns))
-    heads = [_printable(name)[-12:] for name in columns]
-    side = max(len(_printable(name)) for name in rows)
-    print(_printable(title))
+    heads = [_shown(name)[-12:] for name in columns]
+    side = max(len(_shown(name)) for name in rows)
+    print(_shown(title))
     print(" " * side, *(f"{head:>12}" for head in heads))
     for name, values in zip(rows, matrix.values, strict=False):
-        print(f"{_printable(name):{side}}", *(f"{value:12.4f}" for value in values[: len(columns)]))
+        print(f"{_shown(name):{side}}", *(f"{value:12.4f}" for value in values[: len(columns)]))
     if (rows, columns) != (matrix.rows, matrix.columns):
         print(f"... of {len(matrix.rows)} x {len(matrix.columns)}; --out FILE.csv holds all")
-
-
-def _printable(name: str) -> str:
-    # Names come from files: they must not move the terminal's cursor.
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name) or "(no name)"
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -118,10 +118,10 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw(path: Path, matrix: SimilarityMatrix, title: str, labels: tuple[str, str]) -> None:
-    from lightning_sim.figures import matrix_figure
+    heatmap = matrix.heatmap(title, MEASURES[matrix.measure].scale)
+    axis_labels = (_shown(labels[0])[-60:] if labels[0] else "", _shown(labels[1])[-60:] if labels[1] else "")
+    heatmap_figure(replace(heatmap, axis_labels=axis_labels)).savefig(path)
 
-    figure = matrix_figure(matrix, title)
-    figure.set_figwidth(max(figure.get_figwidth(), 2 + 0.09 * len(title)))
-    figure.axes[0].set_ylabel(_printable(labels[0])[-60:] if labels[0] else "", parse_math=False)
-    figure.axes[0].set_xlabel(_printable(labels[1])[-60:] if labels[1] else "", parse_math=False)
-    figure.savefig(path)
+
+def _shown(name: str) -> str:
+    return printable(name) or "(no name)"

@@ -8,18 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lightning_sim._checks import check_choice
-from lightning_sim._measurement import SimilarityMatrix
 from lightning_sim.compare.sources import SketchedRun
+from lightning_sim.measures import MEASURES, LayerMeasure, Pairs
+from lightning_sim.record import SimilarityMatrix
 from lightning_sim.sketch import Sketch
-from lightning_sim.sketch.pairs import layer_problem, pair_problem, similarity_matrix
 from lightning_sim.sketch.sketch_set import SketchSet
 
-__all__ = ["MEASURES", "epoch_matrix", "layer_matrix", "run_rows", "tidy"]
+__all__ = ["LAYER_MEASURES", "epoch_matrix", "layer_matrix", "run_rows", "tidy"]
 
-MEASURES = ("cka", "nbs")
+LAYER_MEASURES = {name: measure for name, measure in MEASURES.items() if isinstance(measure, LayerMeasure)}
 
 
 def layer_matrix(
@@ -35,7 +35,7 @@ def layer_matrix(
     Args:
         a: sketches of one network.
         b: sketches of the other, on the same probe; the architectures may differ.
-        measure: ``"cka"`` or ``"nbs"``.
+        measure: name of a measure of layers, ``"cka"`` or ``"procrustes_distance"`` for instance.
         representation: which sketches.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
 
@@ -118,7 +118,6 @@ def run_rows(
     Raises:
         ValueError: as for `layer_matrix`; when two runs share no layer.
     """
-    check_choice(measure, "measure", MEASURES)
     rows = []
     for (first, mine), (second, theirs) in itertools.product(runs.items(), repeat=2):
         mine.require_comparable(theirs, representation)
@@ -130,7 +129,7 @@ def run_rows(
         _require_common_samples(*([_layer(side, name, run) for name in layers] for side, run in sides))
         for name in layers:
             row, column = ({f"{name} of {run}": side[name]} for side, run in sides)
-            value = _similarities(row, column, measure, estimator)
+            value = _similarities(row, column, measure, representation, estimator)
             rows.append(
                 {
                     "a": first,
@@ -138,7 +137,7 @@ def run_rows(
                     "measure": measure,
                     "representation": representation,
                     "layer": name,
-                    "value": float(value),
+                    "value": float(value[0, 0]),
                 }
             )
     return rows
@@ -172,29 +171,26 @@ def tidy(matrix: SimilarityMatrix) -> list[dict[str, Any]]:
 def _matrix(
     rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, representation: str, estimator: str
 ) -> SimilarityMatrix:
-    check_choice(measure, "measure", MEASURES)
     _require_common_samples(rows.values(), columns.values())
-    values = _similarities(rows, columns, measure, estimator).float().numpy()
+    values = _similarities(rows, columns, measure, representation, estimator)
     return SimilarityMatrix(measure, representation, tuple(rows), tuple(columns), values)
 
 
-def _similarities(rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, estimator: str) -> Tensor:
-    """(A, B), after a warning for each reason why one is NaN."""
-    mine, theirs = ([(sketch,) for sketch in side.values()] for side in (rows, columns))
-    values = similarity_matrix(mine, theirs, measure, estimator)
-    undefined = values.isnan().nonzero().tolist()
-    problems = [
-        (name, layer_problem(side[name], measure, estimator))
-        for side, used in ((rows, {i for i, _ in undefined}), (columns, {j for _, j in undefined}))
-        for name in [name for index, name in enumerate(side) if index in used]
-    ]
-    problems += [
-        (list(rows)[i], pair_problem(mine[i], theirs[j], measure, estimator, name=list(columns)[j]))
-        for i, j in undefined
-    ]
-    for name, problem in dict.fromkeys(problems):
-        if problem is not None:
-            warnings.warn(f"{name} {problem}; its similarity is NaN", UserWarning, stacklevel=4)
+def _similarities(
+    rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, representation: str, estimator: str
+) -> NDArray[np.float64]:
+    """(A, B), after a warning for each layer and reason why one is NaN."""
+    check_choice(measure, "measure", tuple(LAYER_MEASURES))
+    found, pairs = LAYER_MEASURES[measure], Pairs({}, (representation,), estimator)
+    xs, ys = ([found.prepare(sketch) for sketch in side.values()] for side in (rows, columns))
+    values, problems = found.similarities(xs, xs if rows is columns else ys, pairs)
+    said: dict[str, None] = {}
+    for (i, j), problem in problems.items():
+        sides = (list(rows)[i], xs[i]), (list(columns)[j], ys[j])
+        own = [f"{name} {reason}" for name, side in sides if (reason := found.layer_problem(side, pairs)) is not None]
+        said |= dict.fromkeys(own or [f"{sides[0][0]} {problem}"])
+    for problem in said:
+        warnings.warn(f"{problem}; its similarity is NaN", UserWarning, stacklevel=4)
     return values
 
 

@@ -8,11 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from lightning_sim._checks import check_choice
-from lightning_sim._measurement import SimilarityMatrix
-from lightning_sim.comparison import OUTPUT_MEASURES
+from lightning_sim.measures import MEASURES, OutputFunction
+from lightning_sim.measures.calling import called
+from lightning_sim.record import SimilarityMatrix
 from lightning_sim.sketch.sketch_set import SketchSet
 
-__all__ = ["output_matrix"]
+__all__ = ["OUTPUT_MEASURES", "output_matrix"]
+
+OUTPUT_MEASURES = {name: measure for name, measure in MEASURES.items() if isinstance(measure, OutputFunction)}
 
 
 def output_matrix(rows: Mapping[str, SketchSet], columns: Mapping[str, SketchSet], measure: str) -> SimilarityMatrix:
@@ -21,8 +24,7 @@ def output_matrix(rows: Mapping[str, SketchSet], columns: Mapping[str, SketchSet
     Args:
         rows: name -> what was saved.
         columns: name -> what was saved.
-        measure: ``"agreement"``, ``"jsd"`` or ``"rank_correlation"``, as functions of
-            :mod:`lightning_sim.functional`.
+        measure: ``"agreement"``, ``"jsd"`` or ``"rank_correlation"``.
 
     Raises:
         ValueError: when outputs were not saved, have different numbers of samples or classes, or are known to be of
@@ -46,7 +48,7 @@ def output_matrix(rows: Mapping[str, SketchSet], columns: Mapping[str, SketchSet
             if logits[0].shape != logits[1].shape:
                 shapes = " and ".join(str(tuple(part.shape)) for part in logits)
                 raise ValueError(f"outputs of different shapes, {shapes}, of {name} and {other}")
-            values[i, j] = float(OUTPUT_MEASURES[measure](*logits))
+            values[i, j], _ = called(OUTPUT_MEASURES[measure].function, *logits)
     return SimilarityMatrix(measure, "outputs", tuple(rows), tuple(columns), values)
 
 

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from lightning_sim.demo.digits import digits_loader
 from lightning_sim.demo.meaning import meaning
-from lightning_sim.demo.table import trajectory_table
 from lightning_sim.demo.training import STAGES, Demo, run_demo
+from lightning_sim.views.summary import summarize
+from lightning_sim.views.table import summary_table
 
 __all__ = ["show_demo"]
 
@@ -32,7 +33,7 @@ def show_demo(directory: Path, *, epochs: int, seed: int, console: Console) -> D
     accuracies = ", ".join(f"{stage} {demo.accuracies[stage]:.1%}" for stage in STAGES)
     _say(console, f"\nAccuracy on own task: {accuracies}")
     _say(console, "\nSimilarity to reference.ckpt on the held-out upright digits", "bold")
-    console.print(trajectory_table(demo.histories))
+    console.print(Text(summary_table(summarize(demo.histories), width=console.width)), soft_wrap=True)
     _say(console, "1 is the same; for jsd 0 is, and 0.69 nats is the most. Epochs count from 0.\n", "dim")
     for sentence in meaning(demo.histories["fine-tuned"], demo.histories["from scratch"]):
         console.print(Text(sentence), width=min(console.width, 100))

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_sim._checkpoints import load_state_dict
 from lightning_sim.callbacks import SimilarityMonitor
 from lightning_sim.demo.digits import DigitsNetwork, digits_loader
-from lightning_sim.figures import comparison_figure
-from lightning_sim.history import SimilarityHistory
+from lightning_sim.record import SimilarityHistory
+from lightning_sim.views import comparison_figure
 
 __all__ = ["STAGES", "Demo", "run_demo"]
 

@@ -9,46 +9,45 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lightning_sim.loggers import generic, tensorboard, wandb
+from lightning_sim.loggers.adapter import LoggerAdapter
+from lightning_sim.loggers.generic import GenericAdapter, SilentAdapter
+from lightning_sim.loggers.tensorboard import TensorBoardAdapter
+from lightning_sim.loggers.wandb import WandbAdapter
+from lightning_sim.record import Key, SimilarityHistory
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
-    from lightning_sim.history import SimilarityHistory
-
 __all__ = ["finish_loggers", "log_figures", "setup_loggers"]
 
+# The first that takes a logger is its own.
+_ADAPTERS: tuple[LoggerAdapter, ...] = (SilentAdapter(), TensorBoardAdapter(), WandbAdapter(), GenericAdapter())
 _warned_about: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def setup_loggers(
-    loggers: Iterable[Logger],
-    names: Sequence[str],
-    metadata: Mapping[str, Any] | None = None,
-    monitor: str = "similarity",
+    loggers: Iterable[Logger], keys: Iterable[Key], history: SimilarityHistory, monitor: str = "similarity"
 ) -> None:
-    """Prepare the loggers' pages for the scalars to come.
+    """Prepare the loggers' pages for the scalars to come; again whenever there are new ones.
 
     TensorBoard gets a custom-scalars layout, W&B summaries (last, min, max); both keep the metadata, as a
     text and in the config, where `read_history` finds it. TensorBoard's hyperparameters are untouched.
 
     Args:
         loggers: ``trainer.loggers``.
-        names: What will be logged, without ``<monitor>/``.
-        metadata: `SimilarityHistory.metadata`.
-        monitor: First part of the logged names.
+        keys: of what will be logged.
+        history: whose metadata and scales are used.
+        monitor: first part of the logged names.
     """
-    for logger in _on_rank_zero(loggers):
+    keys = list(keys)
+    for logger, adapter in _adapted(loggers):
         with _going_on(logger):
-            if _is_tensorboard(logger):
-                tensorboard.set_up(logger, names, metadata or {}, monitor)
-            elif _is_wandb(logger):
-                wandb.set_up(logger, names, metadata or {}, monitor)
+            adapter.set_up(logger, keys, history, monitor)
 
 
 def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Figure]], step: int) -> None:
@@ -56,62 +55,36 @@ def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Fi
 
     Args:
         loggers: ``trainer.loggers``.
-        figures: How to make each figure, by the name under which it is logged.
-        step: The step that the scalars of the same measurement have.
+        figures: how to make each figure, by the name under which it is logged.
+        step: the step that the scalars of the same measurement have.
     """
-    writers = []
-    for logger in _on_rank_zero(loggers):
-        with _going_on(logger):
-            if (writer := _figure_writer(logger)) is not None:
-                writers.append((logger, writer))
-    if not writers:
+    taking = [(logger, adapter) for logger, adapter in _adapted(loggers) if adapter.takes_figures]
+    if not taking:
         return
     made = _make(figures)
-    for logger, writer in writers if made else ():
+    for logger, adapter in taking if made else ():
         with _going_on(logger):
-            writer(logger, made, step)
+            adapter.write_figures(logger, made, step)
     for figure in made.values():
         figure.clear()
 
 
 def finish_loggers(loggers: Iterable[Logger], history: SimilarityHistory, monitor: str = "similarity") -> None:
     """Log the whole history at the end: W&B gets one long table, and the epochs of the lowest values."""
-    for logger in _on_rank_zero(loggers):
+    for logger, adapter in _adapted(loggers):
         with _going_on(logger):
-            if _is_wandb(logger):
-                wandb.finish(logger, history, monitor)
+            adapter.finish(logger, history, monitor)
 
 
-def _figure_writer(logger: Logger) -> Callable[[Any, Mapping[str, Figure], int], None] | None:
-    from lightning.pytorch.loggers import CSVLogger
-    from lightning.pytorch.loggers.logger import DummyLogger
-
-    # A CSVLogger deletes an earlier file when its experiment is first touched; the dummy has every method.
-    if isinstance(logger, (CSVLogger, DummyLogger)):
-        return None
-    if _is_tensorboard(logger):
-        return tensorboard.write_figures
-    if _is_wandb(logger):
-        return wandb.write_figures
-    return generic.figure_writer(logger)
-
-
-def _is_tensorboard(logger: Logger) -> bool:
-    from lightning.fabric.loggers.tensorboard import TensorBoardLogger
-
-    return isinstance(logger, TensorBoardLogger)
-
-
-def _is_wandb(logger: Logger) -> bool:
-    from lightning.pytorch.loggers import WandbLogger
-
-    return isinstance(logger, WandbLogger)
-
-
-def _on_rank_zero(loggers: Iterable[Logger]) -> Iterable[Logger]:
+def _adapted(loggers: Iterable[Logger]) -> Iterator[tuple[Logger, LoggerAdapter]]:
+    """Every logger that something can be brought to, on rank zero alone."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    return loggers if getattr(rank_zero_only, "rank", 0) == 0 else ()
+    for logger in loggers if getattr(rank_zero_only, "rank", 0) == 0 else ():
+        with _going_on(logger):
+            adapter = next((adapter for adapter in _ADAPTERS if adapter.takes(logger)), None)
+            if adapter is not None:
+                yield logger, adapter
 
 
 def _make(figures: Mapping[str, Callable[[], Figure]]) -> dict[str, Figure]:

@@ -9,16 +9,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_sim.loggers.adapter import LoggerAdapter
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     FigureWriter = Callable[[Any, Mapping[str, Figure], int], None]
 
-__all__ = ["figure_writer"]
+__all__ = ["GenericAdapter", "SilentAdapter"]
 
 
-def figure_writer(logger: Any) -> FigureWriter | None:
-    """How `logger` takes figures: by MLflow's or Comet's ``log_figure``, its own ``log_image``, or not."""
+class SilentAdapter(LoggerAdapter):
+    """A CSVLogger, which deletes an earlier file when its experiment is touched, and Lightning's dummy."""
+
+    def takes(self, logger: Any) -> bool:
+        """The dummy has every method that it is asked for."""
+        from lightning.pytorch.loggers import CSVLogger
+        from lightning.pytorch.loggers.logger import DummyLogger
+
+        return isinstance(logger, (CSVLogger, DummyLogger))
+
+
+class GenericAdapter(LoggerAdapter):
+    """Any other logger: figures by MLflow's or Comet's ``log_figure``, or its own ``log_image``."""
+
+    takes_figures = True
+
+    def takes(self, logger: Any) -> bool:
+        """Those that have one of these."""
+        return _figure_writer(logger) is not None
+
+    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+        """Log all figures."""
+        writer = _figure_writer(logger)
+        if writer is not None:
+            writer(logger, figures, step)
+
+
+def _figure_writer(logger: Any) -> FigureWriter | None:
     log_figure = getattr(logger.experiment, "log_figure", None)
     if callable(log_figure):
         parameters = inspect.signature(log_figure).parameters
@@ -26,9 +54,7 @@ def figure_writer(logger: Any) -> FigureWriter | None:
             return _mlflow
         if "figure_name" in parameters:
             return _comet
-    if callable(getattr(logger, "log_image", None)):
-        return _log_image
-    return None
+    return _log_image if callable(getattr(logger, "log_image", None)) else None
 
 
 def _mlflow(logger: Any, figures: Mapping[str, Figure], step: int) -> None:

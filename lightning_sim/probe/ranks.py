@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -88,20 +89,24 @@ def add_ranks(
     """
     with _in_step():
         # Rank 0 always has samples, so that what it could not sketch, no rank could.
-        problems: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(problems, snapshot.problems)
-        snapshot.problems = {name: problem for found in reversed(problems) for name, problem in found.items()}
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, (snapshot.problems, snapshot.gradient_problems, snapshot.output_problem))
+        snapshot.problems, snapshot.gradient_problems, snapshot.output_problem = {}, {}, None
+        for problems, gradient_problems, output_problem in found:
+            snapshot.problems = problems | snapshot.problems
+            snapshot.gradient_problems = gradient_problems | snapshot.gradient_problems
+            snapshot.output_problem = snapshot.output_problem or output_problem
         snapshot.sketches = {
             representation: {
                 layer: snapshot.of(representation).get(layer) or make_sketch()
                 for layer in layers
-                if snapshot.problem_of(layer, representation) is None
+                if snapshot.not_sketched(layer, representation) is None
             }
             for representation in representations
         }
         sketches = [sketch for of_layers in snapshot.sketches.values() for sketch in of_layers.values()]
         all_reduce_sketches(sketches, device)
-        if num_logits is not None and "" not in snapshot.problems:
+        if num_logits is not None and snapshot.output_problem is None:
             snapshot.logits = _gather_logits(snapshot.logits, num_logits, device)
 
 

@@ -87,7 +87,6 @@ class ProbeRunner:
         keep_logits: bool = True,
         weights: Mapping[str, Tensor] | None = None,
         advance: Callable[[], None] = lambda: None,
-        chain: Sequence[str] = (),
         recycled: Snapshot | None = None,
     ) -> Snapshot:
         """Snapshot over the whole probe: every rank runs its share, and the sketches are added up.
@@ -98,7 +97,6 @@ class ProbeRunner:
             keep_logits: whether to keep the outputs (of this rank's samples).
             weights: to run with, instead of the network's own.
             advance: called after every batch.
-            chain: linear layers whose weights are kept.
             recycled: an older snapshot, not needed any more, whose memory is used again.
 
         Raises:
@@ -117,7 +115,6 @@ class ProbeRunner:
                 representations=self.representations,
                 keep_logits=keep_logits,
                 weights=weights,
-                chain=chain,
                 recycled=recycled,
             )
         except Exception as error:

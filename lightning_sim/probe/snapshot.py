@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sim.probe.capture import capture_outputs
-from lightning_sim.probe.chain import chain_weights
 from lightning_sim.probe.forward import Called, find_logits, without_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
-from lightning_sim.probe.representations import needs_gradients, update_sketch
+from lightning_sim.probe.representations import REPRESENTATIONS, Summary, needs_gradients, sketched
 from lightning_sim.sketch import HashedSamples, Sketch, Tang2020Sketch, hash_samples
 
 __all__ = ["Snapshot", "take_snapshot"]
@@ -28,18 +27,18 @@ class Snapshot:
         sketches: representation -> layer -> its sketch, over the samples of all ranks.
         logits: (samples, classes) on the CPU in the order of the sample ids; None where the network gives no such
             tensor.
-        chain: linear layers and their input-major weights, in the order in which they run; None where not asked for.
-        problems: layer, ``gradients of <layer>``, or "" for the network's output -> what was wrong with it.
-        weights: parameters and buffers on the CPU, by name, where distances between parameters are measured.
-        task_vector: (units,) the diagonal of their Fisher information, where task vectors are compared.
+        problems: layer -> why it could not be sketched.
+        gradient_problems: layer -> why its gradients could not.
+        output_problem: what was wrong with the network's output.
+        kept: measure -> what it keeps of the network beside all this.
     """
 
     sketches: dict[str, dict[str, Sketch]] = field(default_factory=dict)
     logits: Tensor | None = None
-    chain: dict[str, Tensor] | None = None
     problems: dict[str, str] = field(default_factory=dict)
-    weights: dict[str, Tensor] | None = None
-    task_vector: Tensor | None = None
+    gradient_problems: dict[str, str] = field(default_factory=dict)
+    output_problem: str | None = None
+    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshot as primitives and tensors."""
@@ -49,10 +48,10 @@ class Snapshot:
                 for representation, sketches in self.sketches.items()
             },
             "logits": self.logits,
-            "chain": self.chain,
             "problems": dict(self.problems),
-            "weights": self.weights,
-            "task_vector": self.task_vector,
+            "gradient_problems": dict(self.gradient_problems),
+            "output_problem": self.output_problem,
+            "kept": self.kept,
         }
 
     @classmethod
@@ -62,26 +61,36 @@ class Snapshot:
             representation: {layer: _restored(value) for layer, value in states.items()}
             for representation, states in state["sketches"].items()
         }
-        kept = {name: state.get(name) for name in ("weights", "task_vector")}  # none in checkpoints of older versions
-        return cls(sketches, state["logits"], state["chain"], dict(state["problems"]), **kept)
+        names = ("logits", "problems", "gradient_problems", "output_problem", "kept")
+        return cls(sketches, **{name: state[name] for name in names})
 
     def of(self, representation: str = "features") -> Mapping[str, Sketch]:
         """Layer -> sketch of one representation; empty where there is none."""
         return self.sketches.get(representation, {})
 
-    def problem_of(self, layer: str, representation: str = "features") -> tuple[str, str] | None:
-        """What could not be sketched, and why; None if nothing was wrong."""
-        names = [layer] + ([gradients_of(layer)] if needs_gradients(representation) else [])
-        return next(((name, self.problems[name]) for name in names if name in self.problems), None)
+    def problem_of(self, layer: str, representation: str = "features") -> str | None:
+        """Why a layer cannot be compared in this representation, in words that follow its name; None if it can."""
+        found = self.not_sketched(layer, representation)
+        for part in () if found else sketched([representation]):
+            sketch = self.of(part).get(layer)
+            found = found or ("holds no samples" if sketch is None else sketch.problem())
+        return found
+
+    def summary(self, layer: str, representation: str = "features") -> Summary:
+        """What is compared of a layer of which `problem_of` says nothing."""
+        parts = [self.of(part)[layer] for part in sketched([representation])]
+        return REPRESENTATIONS[representation].combine(*parts)
+
+    def not_sketched(self, layer: str, representation: str) -> str | None:
+        """Why there is no sketch of a layer, or None."""
+        if layer in self.problems or not needs_gradients([representation]):
+            return self.problems.get(layer)
+        reason = self.gradient_problems.get(layer)
+        return None if reason is None else f"has gradients that {reason}"
 
 
 def _restored(state: dict[str, Any]) -> Sketch:
     return (Tang2020Sketch if "buckets_per_sample" in state else Sketch).from_state_dict(state)
-
-
-def gradients_of(layer: str) -> str:
-    """How problems call the gradients of a layer."""
-    return f"gradients of {layer}"
 
 
 def take_snapshot(
@@ -96,7 +105,6 @@ def take_snapshot(
     representations: Sequence[str] = ("features",),
     objective: Objective | None = None,
     pool: str = "flatten",
-    chain: Sequence[str] = (),
     recycled: Snapshot | None = None,
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
@@ -115,23 +123,19 @@ def take_snapshot(
         representations: what of a layer is sketched.
         objective: ``objective(output, batch)``, the scalar whose gradients are taken; the expected loss if None.
         pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
-        chain: linear layers whose weights are kept.
         recycled: an older snapshot, not needed any more, whose memory is used again.
 
     Returns:
         The snapshot. Layers that cannot be sketched stand in its `problems`, by name.
     """
-    snapshot = Snapshot(
-        sketches={representation: {} for representation in representations},
-        chain=chain_weights(network, chain, weights) if chain else None,
-    )
+    snapshot = Snapshot(sketches={representation: {} for representation in representations})
     ids = torch.zeros(0, dtype=torch.int64)
     mask: Tensor | None = None
     logits: list[Tensor] = []
     ran: set[str] = set()
     hashes: HashedSamples | None = None
     captured: dict[str, Tensor] = {}
-    with_gradients = [representation for representation in representations if needs_gradients(representation)]
+    with_gradients = [representation for representation in representations if needs_gradients([representation])]
     objective = objective or expected_loss()
 
     def hashed(sketch: Sketch, sample_ids: Tensor, device: torch.device) -> Tensor | HashedSamples:
@@ -145,8 +149,9 @@ def take_snapshot(
             hashes = hashes.to(device)
         return hashes
 
-    def sketch(representation: str, name: str, features: Tensor, gradients: Tensor | None) -> None:
-        if snapshot.problem_of(name, representation) is not None:
+    def sketch(representation: str, name: str, features: Tensor, gradients: Tensor) -> None:
+        add = REPRESENTATIONS[representation].update
+        if add is None or snapshot.not_sketched(name, representation) is not None:
             return
         try:
             found = snapshot.of(representation).get(name)
@@ -154,10 +159,9 @@ def take_snapshot(
                 older = None if recycled is None else recycled.of(representation).get(name)
                 found = make_sketch() if older is None else older.clear()
                 snapshot.sketches[representation][name] = found
-            if gradients is not None:
-                gradients, _ = pool_sequence(gradients, ids, mask, pool)
-            features, feature_ids = pool_sequence(features, ids, mask, pool)
-            update_sketch(found, representation, features, gradients, hashed(found, feature_ids, features.device))
+            pooled, feature_ids = pool_sequence(features, ids, mask, pool)
+            gradients = pooled if gradients is features else pool_sequence(gradients, ids, mask, pool)[0]
+            add(found, pooled, gradients, hashed(found, feature_ids, pooled.device))
         except ValueError as error:
             snapshot.problems[name] = str(error)
 
@@ -168,7 +172,7 @@ def take_snapshot(
             snapshot.problems.setdefault(name, problem or "returned no tensor")
             return
         if "features" in representations:
-            sketch("features", name, output, None)
+            sketch("features", name, output, output)
         if with_gradients:
             captured[name] = output
 
@@ -176,7 +180,7 @@ def take_snapshot(
         for name, gradients in gradients_at(objective(output, batch), captured).items():
             if gradients is None:
                 reason = "cannot be computed: the loss does not depend on the layer's output"
-                snapshot.problems.setdefault(gradients_of(name), reason)
+                snapshot.gradient_problems.setdefault(name, reason)
                 continue
             for representation in with_gradients:
                 sketch(representation, name, captured[name], gradients)
@@ -191,11 +195,11 @@ def take_snapshot(
             ids, mask = batch_ids, attention_mask(batch)
             capture.new_forward()
             output = _run(called, batch, weights)
-            if keep_logits and "" not in snapshot.problems:
+            if keep_logits and snapshot.output_problem is None:
                 _keep_logits(output, ids, mask, logits, snapshot)
             for name in capture.spoiled():
                 reason = "cannot be computed: its output was changed in place in some batches only"
-                snapshot.problems.setdefault(gradients_of(name), reason)
+                snapshot.gradient_problems.setdefault(name, reason)
             if with_gradients:
                 receive_gradients(output, batch)
             del output  # with its graph, before the next one is made
@@ -204,11 +208,11 @@ def take_snapshot(
             if name not in ran:
                 snapshot.problems[name] = "did not run in the network's forward"
     for representation, sketches in snapshot.sketches.items():
-        for name in [name for name in sketches if snapshot.problem_of(name, representation) is not None]:
+        for name in [name for name in sketches if snapshot.not_sketched(name, representation) is not None]:
             del sketches[name]
     if torch.cuda.is_initialized() and any(part.is_pinned() for part in logits):  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
-    snapshot.logits = torch.cat(logits) if logits and "" not in snapshot.problems else None
+    snapshot.logits = torch.cat(logits) if logits and snapshot.output_problem is None else None
     return snapshot
 
 
@@ -231,7 +235,7 @@ def _keep_logits(
     if problem is None and found is not None and found.ndim != 2:
         problem = f"returned shape {tuple(found.shape)}, and output measures need (samples, classes)"
     if problem is not None or found is None:
-        snapshot.problems[""] = problem or without_logits(output)
+        snapshot.output_problem = problem or without_logits(output)
         return
     # From CUDA devices into pinned memory, so that the next batch does not wait for it.
     logits.append(found.detach().float().to("cpu", non_blocking=found.is_cuda))

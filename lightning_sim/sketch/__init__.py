@@ -11,7 +11,7 @@ from lightning_sim.sketch.sketch_set import SketchSet
 from lightning_sim.sketch.storage import load_sketch, load_sketches, save_sketch, save_sketches
 from lightning_sim.sketch.synchronization import all_reduce_sketches
 from lightning_sim.sketch.tang2020 import Tang2020Sketch
-from lightning_sim.sketch.transport_map import transport_map_kernel, transport_map_matrix
+from lightning_sim.sketch.transport_map import TransportMap, transport_map_kernel
 from lightning_sim.sketch.unpaired import compare_unpaired
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Sketch",
     "SketchSet",
     "Tang2020Sketch",
+    "TransportMap",
     "all_reduce_sketches",
     "centered_kernel_alignment_matrix",
     "compare_unpaired",
@@ -35,5 +36,4 @@ __all__ = [
     "shared_subspace",
     "sizes_for",
     "transport_map_kernel",
-    "transport_map_matrix",
 ]

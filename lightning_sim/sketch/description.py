@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sim import __version__
+from lightning_sim._version import __version__
 from lightning_sim.sketch.sketch import Sketch
 
 __all__ = [

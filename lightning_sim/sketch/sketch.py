@@ -408,6 +408,28 @@ class Sketch:
         folds = self.centered()[0].double()
         return torch.einsum("hmc,hnc->mn", folds, folds) / len(folds)
 
+    def rows(self) -> Tensor:
+        """The samples' features (N, c) in the order of their buckets, which is the same in every network's sketch.
+
+        Any function of two feature matrices can be computed from the rows of two sketches. They are the features
+        themselves for layers up to `num_projections` wide; of wider ones both folds side by side, whose inner products
+        are right on average. Of a product of features and gradients they are its (tensor sketched) outer products.
+
+        Raises:
+            ValueError: when a bucket holds several samples, whose features cannot be told apart.
+        """
+        if not self.count:
+            raise ValueError("a sketch without samples has no features")
+        sums, ones, _ = self.uncentered()
+        own = ones.abs() == 1
+        if int(own.sum()) != self.count:
+            raise ValueError(
+                f"{self.count} samples share {self.num_buckets} buckets, and the features of single samples are lost; "
+                "make the sketch with at least as many buckets as there are samples, with consecutive ids"
+            )
+        rows = torch.cat(list(sums[:, own] * ones[own, None]), dim=1)
+        scaled: Tensor = rows / len(sums) ** 0.5
+        return scaled
     def product(self) -> ProductGram:
         """The kernel of features and gradients that are kept side by side."""
         return ProductGram(self._held(), self.count)
@@ -415,6 +437,10 @@ class Sketch:
     def sums(self) -> list[Tensor]:
         """The tensors of the state, which add over disjoint sets of samples."""
         return list(self._sums.values())
+
+    def is_finite(self) -> bool:
+        """Whether neither NaN nor infinite features were added."""
+        return all(bool(torch.isfinite(value).all()) for value in self._sums.values())
 
     def problem(self) -> str | None:
         """Why no similarity can be computed, in words, or None: NaN or infinite features, or no variance."""

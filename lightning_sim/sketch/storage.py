@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lightning_sim import __version__
 from lightning_sim._owned_files import replace_file
+from lightning_sim._version import __version__
 from lightning_sim.sketch.description import (
     FIELDS,
     FORMAT,

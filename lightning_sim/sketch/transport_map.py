@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from lightning_sim.sketch.kernels import kernel_similarity, positive_root
 from lightning_sim.sketch.sketch import Sketch
 
-__all__ = ["transport_map_kernel", "transport_map_matrix"]
+__all__ = ["TransportMap", "transport_map_kernel"]
 
 
 def transport_map_kernel(features: Sketch, gradients: Sketch) -> Tensor:
@@ -46,29 +44,41 @@ def transport_map_kernel(features: Sketch, gradients: Sketch) -> Tensor:
     return inverse @ positive_root(root @ gradients.kernel() @ root) @ inverse
 
 
-def transport_map_matrix(
-    rows: Sequence[tuple[Sketch, Sketch]], columns: Sequence[tuple[Sketch, Sketch]], measure: str = "cka"
-) -> Tensor:
-    """CKA (biased) or NBS of the transport-map kernels of every row with those of every column.
+class TransportMap:
+    """The transport map of one layer, as something that can be compared like a sketch.
 
     Args:
-        rows: A pairs of features and gradients.
-        columns: B pairs, of the same samples.
-        measure: ``"cka"`` or ``"nbs"``.
-
-    Returns:
-        (A, B); NaN where `Sketch.problem` has something to say about one of the four.
-
-    Raises:
-        ValueError: when the sketches cannot be compared.
+        features: sketch of a layer's features.
+        gradients: sketch of the gradients with respect to them.
     """
-    for pair in (*rows, *columns):
-        rows[0][0].require_comparable(pair[0])
-    usable = {id(pair): all(sketch.problem() is None for sketch in pair) for pair in (*rows, *columns)}
-    kernels = {id(pair): transport_map_kernel(*pair) for pair in (*rows, *columns) if usable[id(pair)]}
-    values = torch.full((len(rows), len(columns)), torch.nan, dtype=torch.float64, device="cpu")
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            if usable[id(row)] and usable[id(column)]:
-                values[i, j] = kernel_similarity(kernels[id(row)], kernels[id(column)], measure)
-    return values
+
+    def __init__(self, features: Sketch, gradients: Sketch) -> None:
+        self.features = features
+        self.gradients = gradients
+        self._kernel: Tensor | None = None
+
+    def kernel(self) -> Tensor:
+        """:func:`transport_map_kernel`, computed once."""
+        if self._kernel is None:
+            self._kernel = transport_map_kernel(self.features, self.gradients)
+        return self._kernel
+
+    def problem(self) -> str | None:
+        """Why no similarity can be computed, in words, or None."""
+        return self.features.problem() or self.gradients.problem()
+
+    def cka(self, other: TransportMap) -> Tensor:
+        """CKA of the two kernels; it is biased, and there is no other estimate."""
+        return self._similarity(other, "cka")
+
+    def nbs(self, other: TransportMap) -> Tensor:
+        """NBS of the two kernels."""
+        return self._similarity(other, "nbs")
+
+    def rows(self) -> Tensor:
+        """Refused: the map is no kernel of single samples."""
+        raise ValueError("a transport map has no features of single samples, which functions of them need")
+
+    def _similarity(self, other: TransportMap, measure: str) -> Tensor:
+        self.features.require_comparable(other.features)
+        return kernel_similarity(self.kernel(), other.kernel(), measure)

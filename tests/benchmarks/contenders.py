@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor, nn
 
-from lightning_sim.comparison import compare_layers
+from lightning_sim.measures import MEASURES, Pairs, Side
 from tests.benchmarks.workloads import Workload, loader
 
 __all__ = ["OURS", "PEERS", "Contender", "contenders"]
@@ -51,11 +51,12 @@ def _ours(load: Workload, changed: nn.Module) -> Measure:
     reference = runner.snapshot(load.network, load.layers)
     for sketch in reference.of().values():
         sketch.keep_grams = True  # as the monitor does, for the epochs to come
-    pairs = {layer: layer for layer in load.layers}
+    pairs = Pairs({layer: layer for layer in load.layers})
     run = load.monitored_pass(runner, changed)
 
     def measure() -> Tensor:
-        _, (matrix,), _ = compare_layers(run(), reference, pairs, ["cka"])
+        found = MEASURES["cka"].compare(Side(run(), runner), Side(reference, runner), pairs)
+        (matrix,) = found.matrices
         return torch.from_numpy(matrix.values)
 
     return measure

@@ -13,7 +13,7 @@ from lightning.pytorch import seed_everything
 from torch import nn
 
 from lightning_sim import SimilarityMonitor
-from lightning_sim.callbacks.settings import DEFAULT_MEASURES
+from lightning_sim.measures import DEFAULT_MEASURES
 from tests.callbacks.training import DigitsNet, digits, fit, new_network
 from tests.sketch import exact
 

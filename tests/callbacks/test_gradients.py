@@ -186,7 +186,7 @@ class Unused(DigitsNet):
 def test_a_layer_without_gradient_is_named_and_reads_nan(tmp_path):
     torch.manual_seed(0)
     monitor = SimilarityMonitor(layers=["auxiliary", "net.3"], measures=("cka",), representations=ALL)
-    with pytest.warns(UserWarning, match="gradients of auxiliary cannot be computed: the loss does not depend on"):
+    with pytest.warns(UserWarning, match="auxiliary has gradients that cannot be computed: the loss does not"):
         fit([monitor], network=Unused(), root=tmp_path, epochs=1)
     values = monitor.history.measurements[-1].values
     assert values["cka/features/auxiliary"] == pytest.approx(1, abs=1e-5)
@@ -282,8 +282,8 @@ def test_measurements_use_the_memory_of_the_last_one_again(tmp_path):
     class Watched(SimilarityMonitor):
         def on_validation_epoch_end(self, trainer, pl_module):
             super().on_validation_epoch_end(trainer, pl_module)
-            if not trainer.sanity_checking and self._comparing._last is not None:
-                held = self._comparing._last.sketches
+            if not trainer.sanity_checking and self._session._last is not None:
+                held = self._session._last.sketches
                 sketches = [sketch for layers in held.values() for sketch in layers.values()]
                 places.append([value.data_ptr() for sketch in sketches for value in sketch.sums()])
 

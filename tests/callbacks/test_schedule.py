@@ -125,7 +125,7 @@ def test_looking_where_nothing_is_logged_is_refused_before_the_first_step(
         (
             1,
             {"measures": ("cka", "jsd"), "epochs": 4},
-            lambda root: ModelCheckpoint(root, monitor="similarity/cka_jsd_slope/features/net.8", every_n_epochs=4),
+            lambda root: ModelCheckpoint(root, monitor="similarity/cka_jsd_pearson/features/net.8", every_n_epochs=4),
         ),
     ],
 )

@@ -479,7 +479,7 @@ def test_the_users_loader_is_not_moved(tmp_path):
 
 
 def test_a_full_disk_warns_once_and_training_goes_on(tmp_path, monkeypatch):
-    from lightning_sim.loggers.record import RecordWriter
+    from lightning_sim.record.file import RecordWriter
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -6,8 +6,6 @@ import torch
 
 from lightning_sim import cli
 from lightning_sim.compare import epoch_matrix, find_run, layer_matrix, run_rows, tidy
-from lightning_sim.compare.matrices import MEASURES
-from lightning_sim.comparison import OUTPUT_MEASURES
 from lightning_sim.sketch import SketchSet, centered_kernel_alignment_matrix, save_sketches
 
 from ..sketch.data import sketched
@@ -241,7 +239,7 @@ def test_layers_that_cannot_be_compared_leave_the_others(tmp_path, capsys):
     for reason in (
         "dead is constant over the samples; its similarity is NaN",
         "one tells no samples from others",
-        "short is of other samples than conv1 (30 and 60 of them)",
+        "short is of other samples than its counterpart (30 and 60 of them)",
     ):
         assert sum(message.startswith(reason) for message in said) == 1
 
@@ -272,8 +270,12 @@ def test_command_refuses_other_outputs(tmp_path, capsys):
     assert ".csv, .png" in capsys.readouterr().err
 
 
-def test_the_command_line_offers_every_measure():
-    assert (*MEASURES, *OUTPUT_MEASURES) == cli.COMPARED
+@pytest.mark.parametrize("measure", ["nbs", "procrustes_distance", "mutual_knn"])
+def test_the_command_line_takes_every_measure_of_layers(tmp_path, capsys, measure):
+    save_sketches(network(1), tmp_path / "a.safetensors")
+    assert compare(tmp_path / "a.safetensors", "--measure", measure, "--out", tmp_path / "a.csv") == 0
+    assert compare(tmp_path / "a.safetensors", "--measure", "wcka") == 1
+    assert "`--measure` must be one of 'cka', 'nbs'" in capsys.readouterr().err
 
 
 def test_names_from_files_do_not_move_the_cursor(tmp_path, capsys):

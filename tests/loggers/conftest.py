@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_sim.figures import matrix_figure
-from lightning_sim.history import SimilarityHistory
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
+from lightning_sim.record import SimilarityHistory
 
 from .runs import HOSTILE, example_history, log_scalars
 
@@ -29,12 +28,12 @@ def wandb_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Simila
         for kind in ("CACHE", "CONFIG", "DATA"):
             patch.setenv(f"WANDB_{kind}_DIR", str(directory / kind.lower()))
         logger = WandbLogger(project="tests", offline=True, save_dir=directory)
-        setup_loggers([logger], history.names, history.metadata)
+        setup_loggers([logger], history.keys, history)
         log_scalars(logger, history)
         for measurement in history.measurements[:2]:
             figures = {
-                "similarity/matrix/cka": lambda: matrix_figure(history.matrix("cka")),
-                "similarity/../../../../x": lambda: matrix_figure(history.matrix("cka")),
+                "similarity/matrix/cka": lambda: history.matrix("cka").plot(),
+                "similarity/../../../../x": lambda: history.matrix("cka").plot(),
             }
             log_figures([logger], figures, measurement.step)
         finish_loggers([logger], history)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_sim._measurement import Measurement, SimilarityMatrix
-from lightning_sim.history import SimilarityHistory
+from lightning_sim.measures import MEASURES
+from lightning_sim.record import Measurement, SimilarityHistory, SimilarityMatrix
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -27,7 +27,9 @@ def example_history(
 ) -> SimilarityHistory:
     """Three measures of every layer, one of the outputs with a NaN in it, and a matrix per epoch."""
     random = np.random.default_rng(seed)
-    history = SimilarityHistory({"run": "example", "layers": {layer: f"their {layer}" for layer in layers}})
+    scales = {name: MEASURES[name].scale.to_state() for name in ("cka", "nbs", "wcka", "jsd")}
+    counterparts = {layer: f"their {layer}" for layer in layers}
+    history = SimilarityHistory({"run": "example", "layers": counterparts, "scales": scales})
     for epoch in range(epochs):
         values = {
             f"{measure}/{kind}/{layer}": random.uniform(-0.1, 1)

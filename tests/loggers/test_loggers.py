@@ -12,7 +12,6 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from matplotlib.figure import Figure
 
 from lightning_sim import loggers as adapters
-from lightning_sim.figures import matrix_figure
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
 
 from .runs import HOSTILE, example_history, files_below
@@ -123,7 +122,7 @@ def test_a_csv_logger_that_was_not_used_yet_keeps_its_earlier_file(tmp_path: Pat
     earlier.parent.mkdir(parents=True)
     earlier.write_text("epoch,step\n")
     logger = CSVLogger(tmp_path, version=0)
-    setup_loggers([logger], history.names, history.metadata)
+    setup_loggers([logger], history.keys, history)
     log_figures([logger], {"similarity/cka": two_panels}, 1)
     finish_loggers([logger], history)
     assert earlier.read_text() == "epoch,step\n"
@@ -175,7 +174,7 @@ def test_without_matplotlib_one_warning_says_what_to_install(monkeypatch: pytest
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in range(3):
-            figures = {"a": lambda: matrix_figure(matrix), "b": lambda: matrix_figure(matrix)}
+            figures = {"a": lambda: matrix.plot(), "b": lambda: matrix.plot()}
             log_figures([PlainLogger(experiment)], figures, step)
     (warning,) = caught
     assert "pip install 'lightning-sim[plot]'" in str(warning.message)
@@ -189,7 +188,7 @@ def test_ranks_other_than_zero_log_nothing(tmp_path: Path, monkeypatch: pytest.M
     history = example_history()
     experiment = CometExperiment()
     loggers = [PlainLogger(experiment), TensorBoardLogger(tmp_path)]
-    setup_loggers(loggers, history.names, history.metadata)
+    setup_loggers(loggers, history.keys, history)
     log_figures(loggers, {"similarity/cka": two_panels}, 1)
     finish_loggers(loggers, history)
     assert experiment.calls == []

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_sim._measurement import Measurement, SimilarityMatrix
-from lightning_sim.history import SimilarityHistory, read_history
 from lightning_sim.loggers import setup_loggers
-from lightning_sim.loggers.record import RecordWriter
+from lightning_sim.record import Measurement, SimilarityHistory, SimilarityMatrix, read_history
+from lightning_sim.record.file import RecordWriter
 
 from .conftest import LAYERS
 from .runs import example_history, log_scalars, table
@@ -42,7 +41,7 @@ def test_record(history: SimilarityHistory, tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "mine"])
 def test_tensorboard(history: SimilarityHistory, tmp_path: Path, prefix: str) -> None:
     logger = TensorBoardLogger(tmp_path, prefix=prefix)
-    setup_loggers([logger], history.names, history.metadata)
+    setup_loggers([logger], history.keys, history)
     log_scalars(logger, history)
     logger.finalize("success")
     name = f"{prefix}-similarity" if prefix else "similarity"
@@ -51,7 +50,7 @@ def test_tensorboard(history: SimilarityHistory, tmp_path: Path, prefix: str) ->
 
 def test_csv(history: SimilarityHistory, tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path)
-    setup_loggers([logger], history.names, history.metadata)
+    setup_loggers([logger], history.keys, history)
     log_scalars(logger, history)
     read = read_history(logger.log_dir)
     assert read.run == "version_0"

@@ -10,11 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_sim._measurement import Measurement
-from lightning_sim.correlations import correlation_names, live_correlations
-from lightning_sim.figures import matrix_figure
-from lightning_sim.history import SimilarityHistory, read_history
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
+from lightning_sim.measures import MEASURES
+from lightning_sim.record import Key, Measurement, SimilarityHistory, read_history
+from lightning_sim.record.correlations import CORRELATION
 
 from .runs import HOSTILE, example_history, files_below, log_scalars
 
@@ -37,8 +36,9 @@ def charts_of(events: EventAccumulator) -> dict[str, dict[str, list[str]]]:
 def test_the_layout_puts_all_layers_of_a_measure_in_one_chart(tmp_path: Path, prefix: str) -> None:
     history = example_history(layers=("cka/features/conv", *HOSTILE))
     history.append(Measurement(3, 39, {"agreement": 0.5, "seconds": 1.0}))
+    history.metadata["scales"]["agreement"] = MEASURES["agreement"].scale.to_state()
     logger = TensorBoardLogger(tmp_path, prefix=prefix)
-    setup_loggers([logger], history.names, history.metadata)
+    setup_loggers([logger], history.keys, history)
     log_scalars(logger, history)
     events = events_of(logger)
     tags = events.Tags()["scalars"]
@@ -58,66 +58,44 @@ def test_the_layout_puts_all_layers_of_a_measure_in_one_chart(tmp_path: Path, pr
     }
 
 
-def test_measures_of_the_parameters_have_charts_of_their_own(tmp_path: Path) -> None:
+def keys_of(names: list[str]) -> list[Key]:
+    return list(Measurement(0, 0, dict.fromkeys(names, 0.0)).by_key)
+
+
+def test_lengths_of_any_size_have_charts_of_their_own(tmp_path: Path) -> None:
     layered = ["mean_embedding/features/a", "mean_embedding_diagonal/features/a"]
     names = [*layered, "agreement", "fisher_rao_norm", "task2vec"]
+    scales = {name: scale.to_state() for m in MEASURES.values() for name, scale in m.scales().items()}
     logger = TensorBoardLogger(tmp_path)
-    setup_loggers([logger], names, {})
+    setup_loggers([logger], keys_of(names), SimilarityHistory({"scales": scales}))
     assert charts_of(events_of(logger))["similarity"] == {
         "mean_embedding, features": ["^similarity/mean_embedding/features/.+"],
         "mean_embedding_diagonal, features": ["^similarity/mean_embedding_diagonal/features/.+"],
-        "fisher_rao_norm": ["^similarity/fisher_rao_norm$"],
-        "task2vec": ["^similarity/task2vec$"],
+        "fisher_rao_norm": ["^similarity/(fisher_rao_norm)$"],
+        "parameters": ["^similarity/(task2vec)$"],
         "outputs": ["^similarity/(agreement)$"],
     }
 
 
-def test_correlations_are_together_and_have_bands_per_layer(tmp_path: Path) -> None:
-    names = ["cka/features/a.b", "cka/features/<b>", "jsd", "seconds"]
-    history = SimilarityHistory({})
-    for epoch in range(4):
-        history.append(Measurement(epoch, epoch, dict(zip(names, (epoch, -epoch, epoch**2, 1), strict=True))))
-    history.measurements[-1].values.update(live_correlations(history))
+def test_representations_and_conditions_in_charts_are_taken_literally(tmp_path: Path) -> None:
+    kinds = ("features", "gradients", "features*gradients", "features+gradients", "features@fog")
+    names = [f"{measure}/{kind}/conv" for kind in kinds for measure in ("cka", CORRELATION)]
     logger = TensorBoardLogger(tmp_path)
-    setup_loggers([logger], [*names, *correlation_names(names)], {})
-    log_scalars(logger, history)
-    events = events_of(logger)
-    tags = events.Tags()["scalars"]
-    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
-    lines, bands = layout.category
-    assert {chart.title: chart.multiline.tag[0] for chart in lines.chart} == {
-        "cka, features": "^similarity/cka/features/.+",
-        "outputs": "^similarity/(jsd)$",
-        "cka jsd pearson, features": "^similarity/cka_jsd_pearson/features/.+",
-        "cka jsd spearman, features": "^similarity/cka_jsd_spearman/features/.+",
-    }
-    assert bands.title == "similarity, cka jsd pearson with 95% interval, features"
-    assert [chart.title for chart in bands.chart] == ["a.b", "<b>"]
-    for chart in bands.chart:
-        (band,) = chart.margin.series
-        ends = (band.lower, band.value, band.upper)
-        assert set(ends) <= set(tags)
-        found = [events.Scalars(tag)[-1].value for tag in ends]
-        assert found == sorted(set(found))
-
-
-def test_representations_in_charts_are_taken_literally(tmp_path: Path) -> None:
-    kinds = ("features", "gradients", "features*gradients", "features+gradients")
-    names = [f"cka/{kind}/conv" for kind in kinds]
-    names += correlation_names([*names, "jsd"])
-    logger = TensorBoardLogger(tmp_path)
-    setup_loggers([logger], names, {})
+    setup_loggers([logger], keys_of(names), SimilarityHistory({}))
     charts = charts_of(events_of(logger))["similarity"]
+    assert len(charts) == len(names)
     for kind in kinds:
-        for measure, title in (("cka", f"cka, {kind}"), ("cka_jsd_pearson", f"cka jsd pearson, {kind}")):
-            matching = [name for name in names if re.match(charts[title][0], f"similarity/{name}")]
+        for measure in ("cka", CORRELATION):
+            (pattern,) = charts[f"{measure}, {kind.replace('@', ', ')}"]
+            matching = [name for name in names if re.match(pattern, f"similarity/{name}")]
             assert matching == [f"{measure}/{kind}/conv"]
 
 
 def test_two_monitors_share_the_page_and_are_read_apart(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     for number, name in enumerate(("teacher", "other-teacher")):
-        setup_loggers([logger], ["cka/features/conv"], {"run": f"against {name}"}, name)
+        history = SimilarityHistory({"run": f"against {name}"})
+        setup_loggers([logger], [Key("cka", "features", "conv")], history, name)
         logger.log_metrics({f"{name}/cka/features/conv": number / 4, "epoch": 1}, step=9)
     events = events_of(logger)
     assert charts_of(events) == {
@@ -135,11 +113,11 @@ def test_figures_and_scalars_have_the_same_step_and_figures_are_what_was_drawn(t
     log_scalars(logger, history)
     for measurement in history.measurements:
         matrix = measurement.matrices[0]
-        log_figures([logger], {"similarity/matrix/cka": lambda m=matrix: matrix_figure(m)}, measurement.step)
+        log_figures([logger], {"similarity/matrix/cka": lambda m=matrix: m.plot()}, measurement.step)
     events = events_of(logger)
     images = events.Images("similarity/matrix/cka")
     assert [image.step for image in images] == [event.step for event in events.Scalars("similarity/jsd")]
-    width, height = matrix_figure(history.matrix("cka")).canvas.get_width_height()
+    width, height = history.matrix("cka").plot().canvas.get_width_height()
     assert {(image.width, image.height) for image in images} == {(width, height)}
     assert images[0].encoded_image_string.startswith(b"\x89PNG")
     assert len({image.encoded_image_string for image in images}) == 6
@@ -150,7 +128,7 @@ def test_hyperparameters_are_untouched(tmp_path: Path) -> None:
         logger = TensorBoardLogger(directory)
         if monitored:
             history = example_history()
-            setup_loggers([logger], history.names, history.metadata)
+            setup_loggers([logger], history.keys, history)
             finish_loggers([logger], history)
         logger.log_hyperparams({"rate": 0.1}, {"val_loss": 1.0})
         logger.save()
@@ -211,11 +189,11 @@ def test_hostile_names_stay_in_the_directory(tmp_path: Path) -> None:
     inner = tmp_path / "a" / "b" / "c"
     history = example_history(layers=HOSTILE)
     logger = TensorBoardLogger(inner)
-    setup_loggers([logger], history.names, history.metadata)
+    setup_loggers([logger], history.keys, history)
     log_scalars(logger, history)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures = {f"similarity/{name}": lambda: matrix_figure(history.matrix()) for name in HOSTILE[:2]}
+        figures = {f"similarity/{name}": lambda: history.matrix().plot() for name in HOSTILE[:2]}
         log_figures([logger], figures, 9)
     logger.finalize("success")
     assert all(path.is_relative_to(inner) for path in files_below(tmp_path))

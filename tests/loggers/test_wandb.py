@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from lightning_sim._measurement import Measurement
-from lightning_sim.history import COLUMNS, SimilarityHistory, read_history
-from lightning_sim.loggers import wandb as adapter
+from lightning_sim.loggers.wandb import WandbAdapter
+from lightning_sim.record import Measurement, SimilarityHistory, read_history
+from lightning_sim.record.table import COLUMNS
+from lightning_sim.record.wandb import _log_entries
 
 from .runs import files_below
 
@@ -26,7 +27,7 @@ def run_file(directory: Path) -> Path:
 def records(directory: Path, kind: str) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
-    for entry in adapter._log_entries(run_file(directory)):
+    for entry in _log_entries(run_file(directory)):
         record = wandb_internal_pb2.Record.FromString(entry)
         if record.WhichOneof("record_type") == kind:
             yield getattr(record, kind)
@@ -118,7 +119,7 @@ def test_one_long_table_at_the_end_holds_every_number(wandb_run: tuple[Similarit
 def test_the_table_is_thinned_evenly_when_it_would_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
-    monkeypatch.setattr(adapter, "MAX_TABLE_ROWS", 6)
+    monkeypatch.setattr("lightning_sim.loggers.wandb.MAX_TABLE_ROWS", 6)
     logged: list[dict[str, Any]] = []
 
     class Experiment:
@@ -129,7 +130,7 @@ def test_the_table_is_thinned_evenly_when_it_would_be_too_long(monkeypatch: pyte
         experiment = Experiment()
 
     history = SimilarityHistory({}, [Measurement(e, e, {"jsd": e, "agreement": -e}) for e in range(8)])
-    adapter.finish(Logger(), history, "similarity")
+    WandbAdapter().finish(Logger(), history, "similarity")
     table = logged[0]["similarity/table"]
     assert isinstance(table, wandb.Table)
     assert [row[1] for row in table.data] == [1, 1, 4, 4, 7, 7]
@@ -163,7 +164,7 @@ def test_entries_are_found_across_blocks(tmp_path: Path, left: int) -> None:
     first = bytes(32768 - 7 - 7 - left)  # `left` bytes remain in the first block
     entries = [first, b"small", bytes(range(256)) * 400, b"", b"last"]
     (tmp_path / "run-a.wandb").write_bytes(leveldb_log(entries))
-    assert list(adapter._log_entries(tmp_path / "run-a.wandb")) == entries
+    assert list(_log_entries(tmp_path / "run-a.wandb")) == entries
 
 
 def test_a_run_file_cut_short_gives_the_rows_before_the_cut(

@@ -10,11 +10,11 @@ import torch
 from lightning_sim.sketch import (
     Sketch,
     Tang2020Sketch,
+    TransportMap,
     centered_kernel_alignment_matrix,
     compare_unpaired,
     normalized_bures_similarity,
     transport_map_kernel,
-    transport_map_matrix,
 )
 from lightning_sim.sketch.hashing import random_buckets
 from tests.sketch import exact
@@ -144,17 +144,20 @@ def test_transport_map_similarities():
     g, h = related(60, 40, rank=10, correlation=0.8, seed=1)
     settings = {"num_buckets": 64, "num_projections": 64, "dtype": torch.float64}
     one, two = [tuple(sketched(z, **settings) for z in pair) for pair in ((x, g), (y, h))]
-    turned = tuple(sketched(3 * z.flip(1) + 1, **settings) for z in (x, g))
-    dead = (one[0], sketched(torch.ones(60, 40), **settings))
+    turned = TransportMap(*(sketched(3 * z.flip(1) + 1, **settings) for z in (x, g)))
+    dead = TransportMap(one[0], sketched(torch.ones(60, 40), **settings))
     for measure in ("cka", "nbs"):
-        values = transport_map_matrix([one, two], [turned, two, dead], measure)
-        assert values[0, 0] == pytest.approx(1, abs=1e-4)  # invariant to rotation and scale
-        assert values[1, 1] == pytest.approx(1, abs=1e-4)
-        assert 0 < values[0, 1] < 0.99
-        assert values[:, 2].isnan().all()
+        compare = getattr(TransportMap, measure)
+        assert compare(TransportMap(*one), turned) == pytest.approx(1, abs=1e-4)  # invariant to rotation and scale
+        assert compare(TransportMap(*two), TransportMap(*two)) == pytest.approx(1, abs=1e-4)
+        assert 0 < compare(TransportMap(*one), TransportMap(*two)) < 0.99
+    assert dead.problem() == "is constant over the samples"
+    assert TransportMap(*one).problem() is None
+    with pytest.raises(ValueError, match="no features of single samples"):
+        dead.rows()
     kernels = [transport_map_kernel(*pair).numpy() for pair in (one, two)]
     cka = (kernels[0] * kernels[1]).sum() / np.prod([np.linalg.norm(k) for k in kernels])
-    assert float(transport_map_matrix([one], [two])) == pytest.approx(cka, abs=1e-9)
+    assert float(TransportMap(*one).cka(TransportMap(*two))) == pytest.approx(cka, abs=1e-9)
 
 
 @pytest.mark.parametrize("mean", [100.0, 1000.0])
@@ -167,7 +170,7 @@ def test_transport_map_leaves_out_what_rounding_adds(mean):
             tuple(sketched(z, num_buckets=256) for z in pair)
             for pair in ((low + offset, gradients[0]), (low + 0.3 * other + offset, gradients[1]))
         ]
-        values.append(transport_map_matrix(pairs[:1], pairs[1:]).item())
+        values.append(float(TransportMap(*pairs[0]).cka(TransportMap(*pairs[1]))))
     assert values[1] == pytest.approx(values[0], abs=1e-3)
 
 

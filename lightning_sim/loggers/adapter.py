@@ -1,0 +1,32 @@
+"""What a kind of logger is given beside the scalars, which Lightning brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning_sim.record import Key, SimilarityHistory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LoggerAdapter"]
+
+
+class LoggerAdapter:
+    """One kind of logger; by itself, one that takes nothing."""
+
+    takes_figures = False
+
+    def takes(self, logger: Any) -> bool:
+        """Whether this is the adapter for the logger."""
+        raise NotImplementedError
+
+    def set_up(self, logger: Any, keys: Iterable[Key], history: SimilarityHistory, monitor: str) -> None:
+        """Prepare its pages for scalars of these keys."""
+
+    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+        """Log figures by their names."""
+
+    def finish(self, logger: Any, history: SimilarityHistory, monitor: str) -> None:
+        """Log what the whole history gives."""

@@ -1,0 +1,23 @@
+"""What is measured: the measures found by name, and what one of your own is made from."""
+
+from lightning_sim.measures.layers import LayerFunction, LayerMeasure
+from lightning_sim.measures.measure import Measure, Pairs, Side, Values
+from lightning_sim.measures.outputs import OutputFunction
+from lightning_sim.measures.table import DEFAULT_MEASURES, MEASURES, as_measures
+from lightning_sim.record import Key, Scale, SimilarityMatrix
+
+__all__ = [
+    "DEFAULT_MEASURES",
+    "MEASURES",
+    "Key",
+    "LayerFunction",
+    "LayerMeasure",
+    "Measure",
+    "OutputFunction",
+    "Pairs",
+    "Scale",
+    "Side",
+    "SimilarityMatrix",
+    "Values",
+    "as_measures",
+]

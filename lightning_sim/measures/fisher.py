@@ -1,0 +1,146 @@
+"""Measures of the parameters as a whole, in the metric of the predictions: a norm, a distance, a task's vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sim.functional import task2vec_similarity
+from lightning_sim.measures.measure import Measure, Pairs, Side, Values
+from lightning_sim.probe.fisher import floating_parameters, summed_diagonals, summed_lengths
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.record.key import Key
+from lightning_sim.record.scale import Scale
+
+__all__ = ["FisherRaoDistance", "FisherRaoNorm", "Task2Vec"]
+
+
+class FisherRaoNorm(Measure):
+    """Length of the parameters: how far the network is from zero, :func:`lightning_sim.functional.fisher_rao_norm`."""
+
+    name = "fisher_rao_norm"
+    scale = Scale(low=0, group="parameters")
+    needs = frozenset()
+
+    def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+        """The network must give logits, and have forward derivatives."""
+        network = _live(mine)
+        return _reason(lambda: mine.runner.try_first(network, summed_lengths(mine.runner, network)))
+
+    def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
+        """One number, of the network alone."""
+        network = _live(mine)
+        squared = mine.runner.mean(network, summed_lengths(mine.runner, network), advance=mine.advance)
+        return _one(self.name, float(squared) ** 0.5)
+
+    def num_batches(self, runner: ProbeRunner) -> int:
+        """One pass."""
+        return runner.num_batches()
+
+
+class FisherRaoDistance(Measure):
+    """Length of the difference of the parameters, :func:`lightning_sim.functional.fisher_rao_distance`."""
+
+    name = "fisher_rao_distance"
+    scale = Scale(low=0, same=0, group="parameters")
+    needs = frozenset({"pair"})
+
+    def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+        """Both must give logits, have forward derivatives, and the same parameters."""
+        return _differ(mine, theirs) or _first(
+            mine, theirs, lambda side: side.runner.try_first(_live(side), summed_lengths(side.runner, _live(side)))
+        )
+
+    def keep(self, side: Side) -> Mapping[str, Tensor]:
+        """Parameters and buffers."""
+        network = _live(side)
+        given = side.runner.weights_of_all_ranks(network, side.weights)
+        own = (*network.named_parameters(), *network.named_buffers())
+        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
+
+    def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
+        """One number: the mean of the lengths at both ends."""
+        network, other, weights = _live(mine), _live(theirs), theirs.kept(self)
+        own = floating_parameters(network)
+        difference = {name: weights[name].to(value) - value.detach() for name, value in own.items()}
+        squared = mine.runner.mean(network, summed_lengths(mine.runner, network, difference), advance=mine.advance)
+        lengths = summed_lengths(mine.runner, other, difference)
+        squared += mine.runner.mean(other, lengths, weights=weights, advance=mine.advance)
+        return _one(self.name, math.sqrt(float(squared) / 2))
+
+    def num_batches(self, runner: ProbeRunner) -> int:
+        """A pass of each network."""
+        return 2 * runner.num_batches()
+
+
+class Task2Vec(Measure):
+    """Which parameters the predictions depend on, :func:`lightning_sim.functional.task2vec_similarity`."""
+
+    name = "task2vec"
+    scale = Scale(low=0, high=1, same=1, group="parameters")
+    needs = frozenset({"pair"})
+
+    def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+        """Both must give logits and have the same parameters."""
+
+        def one_sample(side: Side) -> None:
+            side.runner.try_first(_live(side), summed_diagonals(side.runner, _live(side)), one_by_one=True)
+
+        return _differ(mine, theirs) or _first(mine, theirs, one_sample)
+
+    def keep(self, side: Side) -> Mapping[str, Tensor]:
+        """The diagonal of the Fisher information, by filter."""
+        network = _live(side)
+        diagonals = summed_diagonals(side.runner, network)
+        mean = side.runner.mean(network, diagonals, weights=side.weights, one_by_one=True, advance=side.advance)
+        # Of the precision it was computed in, by which a similarity knows what is rounding.
+        precision = max((value.dtype for value in floating_parameters(network).values()), key=lambda d: d.itemsize)
+        return {"vector": mean.cpu().to(torch.promote_types(precision, torch.float32))}
+
+    def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
+        """One number."""
+        return _one(self.name, float(task2vec_similarity(mine.kept(self)["vector"], theirs.kept(self)["vector"])))
+
+    def num_batches(self, runner: ProbeRunner) -> int:
+        """Every sample by itself."""
+        return runner.num_batches(one_by_one=True)
+
+
+def _one(name: str, value: float) -> Values:
+    found = Values()
+    found.add(Key(name), value if math.isfinite(value) else math.nan, "is NaN or infinite")
+    return found
+
+
+def _live(side: Side) -> nn.Module:
+    if side.network is None:
+        raise ValueError("sketches hold neither the parameters of the reference nor their Fisher information")
+    return side.network
+
+
+def _differ(mine: Side, theirs: Side) -> str | None:
+    """Why the parameters of two networks cannot be subtracted, or None."""
+    shapes = [
+        {(name, tuple(value.shape)) for name, value in floating_parameters(_live(side)).items()}
+        for side in (mine, theirs)
+    ]
+    different = ", ".join(sorted({name for name, _ in shapes[0] ^ shapes[1]})[:8])
+    return f"the reference must have the same parameters, these differ: {different}" if different else None
+
+
+def _first(mine: Side, theirs: Side, trial: Callable[[Side], None]) -> str | None:
+    """Why a trial fails for one of the networks, or None."""
+    sides = {id(side.network): side for side in (mine, theirs)}.values()
+    return next((reason for side in sides if (reason := _reason(lambda side=side: trial(side)))), None)  # type: ignore[misc]
+
+
+def _reason(trial: Callable[[], None]) -> str | None:
+    try:
+        trial()
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        return reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
+    return None

@@ -1,0 +1,135 @@
+"""What a measure is: an object that knows what it needs, when it does not apply, and how two networks compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.snapshot import Snapshot
+from lightning_sim.record.key import Key
+from lightning_sim.record.measurement import SimilarityMatrix
+from lightning_sim.record.scale import Scale
+
+__all__ = ["Measure", "Pairs", "Side", "Values"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is compared with what.
+
+    Args:
+        layers: layer of the network -> layer of the reference.
+        representations: what of the layers is compared, for instance ``("features", "gradients")``.
+        estimator: of CKA, ``"unbiased"`` or ``"biased"``.
+    """
+
+    layers: Mapping[str, str]
+    representations: tuple[str, ...] = ("features",)
+    estimator: str = "unbiased"
+
+
+@dataclass
+class Side:
+    """One of the two networks at one moment.
+
+    Args:
+        snapshot: sketches of its layers on the probe, its outputs, and what measures keep of it.
+        runner: runs a network over the probe, for measures that need a pass of their own.
+        network: the network itself; None where nothing but its saved sketches is at hand.
+        weights: parameters and buffers to run it with instead of its own, by name, as of a reference that is an earlier
+            state of the network; None for its own.
+        is_reference: which of the two it is.
+        advance: to be called after every batch of a pass, for the progress bar.
+    """
+
+    snapshot: Snapshot
+    runner: ProbeRunner
+    network: nn.Module | None = None
+    weights: Mapping[str, Tensor] | None = None
+    is_reference: bool = False
+    advance: Callable[[], None] = lambda: None
+
+    def kept(self, measure: Measure) -> Mapping[str, Tensor]:
+        """What `Measure.keep` gives for this network, made once."""
+        held = self.snapshot.kept
+        if measure.name not in held:
+            held[measure.name] = dict(measure.keep(self))
+        return held[measure.name]
+
+
+@dataclass
+class Values:
+    """What a measure found.
+
+    Args:
+        numbers: by key; NaN where one could not be computed.
+        matrices: layer x layer, of measures that compare every layer with every layer.
+        problems: key -> why its number is NaN, as words that follow the name of the layer.
+    """
+
+    numbers: dict[Key, float] = field(default_factory=dict)
+    matrices: list[SimilarityMatrix] = field(default_factory=list)
+    problems: dict[Key, str] = field(default_factory=dict)
+
+    def add(self, key: Key, value: float, problem: str | None = None) -> None:
+        """One number, with the reason where it is NaN."""
+        self.numbers[key] = value
+        if math.isnan(value):
+            self.problems[key] = problem or "is undefined"
+
+    def update(self, other: Values) -> None:
+        """Add what another measure found."""
+        self.numbers |= other.numbers
+        self.matrices += other.matrices
+        self.problems |= other.problems
+
+
+class Measure:
+    """Something to be measured of two networks on one probe; subclass it, or wrap a function in a
+    :class:`lightning_sim.measures.LayerFunction` or :class:`lightning_sim.measures.OutputFunction`.
+
+    Attributes:
+        name: first part of the logged names; holds neither ``/`` nor ``@``.
+        scale: how its values are to be read. Every chart, table and report takes it from the record.
+        needs: of ``"features"`` (sketches of the layers, in the representations that are asked for), ``"logits"``
+            (outputs (samples, classes)), ``"weights"`` (the parameters of both networks), and ``"pair"`` (both of
+            them, to be run).
+    """
+
+    name: str
+    scale: Scale
+    needs: frozenset[str]
+
+    def scales(self) -> Mapping[str, Scale]:
+        """Scale of every measure name that it gives values for, by default its own."""
+        return {self.name: self.scale}
+
+    def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+        """Why it does not apply to these networks, in words; None if it does.
+
+        Asked before training starts, with snapshots of the first batch alone.
+        """
+        return None
+
+    def keys(self, pairs: Pairs) -> list[Key]:
+        """What `compare` gives values for, once `refuse` has been asked; by default one number of the whole network."""
+        return [Key(self.name)]
+
+    def keep(self, side: Side) -> Mapping[str, Tensor]:
+        """What of one network is kept to be compared later, on the CPU; the same on every rank.
+
+        Called once for the reference. Checkpoints hold it where the reference could not be made again.
+        """
+        return {}
+
+    def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
+        """The values of this moment. What it raises is reported, and makes only this measure's values NaN."""
+        raise NotImplementedError
+
+    def num_batches(self, runner: ProbeRunner) -> int:
+        """How many batches its own passes over the probe take, for the progress bar."""
+        return 0

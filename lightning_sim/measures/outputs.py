@@ -1,0 +1,67 @@
+"""Measures of two networks' outputs on the same samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lightning_sim.measures.calling import called, function_name
+from lightning_sim.measures.measure import Measure, Pairs, Side, Values
+from lightning_sim.record.key import Key
+from lightning_sim.record.scale import Scale
+
+__all__ = ["OutputFunction"]
+
+
+class OutputFunction(Measure):
+    """A function of the logits of two networks as a measure.
+
+    Args:
+        function: ``function(logits_a, logits_b)`` of two (samples, classes) gives a number; or a torchmetrics
+            ``Metric`` with ``update(logits_a, logits_b)``.
+        name: first part of the logged names; the function's own if None.
+        scale: how its values are to be read.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sim.measures import OutputFunction, Scale
+        >>> def confidence_gap(a, b):
+        ...     return a.softmax(1).amax(1).mean() - b.softmax(1).amax(1).mean()
+        >>> OutputFunction(confidence_gap, scale=Scale(low=-1, high=1, same=0)).name
+        'confidence_gap'
+    """
+
+    needs = frozenset({"logits"})
+
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], object], name: str | None = None, scale: Scale | None = None
+    ) -> None:
+        self.function = function
+        self.name = function_name(function, name)
+        self.scale = scale or Scale()
+
+    def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+        """Outputs must be choices between the same classes."""
+        for side, whose in ((mine, ""), (theirs, " of the reference")):
+            if side.snapshot.output_problem is not None:
+                return f"the output{whose} {side.snapshot.output_problem}"
+        a, b = mine.snapshot.logits, theirs.snapshot.logits
+        if a is None or b is None:
+            return "the outputs were not kept"
+        if a.shape[1] != b.shape[1]:
+            return f"the output has {a.shape[1]} classes, and the reference {b.shape[1]}"
+        return "the output has one column, and predictions need at least two classes" if a.shape[1] < 2 else None
+
+    def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
+        """One number."""
+        found = Values()
+        a, b = mine.snapshot.logits, theirs.snapshot.logits
+        if a is None or b is None:
+            problem = mine.snapshot.output_problem or theirs.snapshot.output_problem or "was not kept"
+            found.add(Key(self.name), math.nan, f"cannot be computed: the output {problem}")
+        else:
+            found.add(Key(self.name), *called(self.function, a, b))
+        return found
+

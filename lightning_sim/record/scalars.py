@@ -1,0 +1,63 @@
+"""A run from the scalars that a logger kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_sim.record.correlations import CORRELATION
+from lightning_sim.record.measurement import Measurement
+from lightning_sim.record.naming import is_epoch, measured_name
+
+__all__ = ["RunContent", "derived", "run_of_scalars"]
+
+#: metadata and measurements of a run
+RunContent = tuple[dict[str, Any], list[Measurement]]
+
+# What earlier versions logged beside the values that it follows from.
+_FORMER_CORRELATIONS = re.compile(
+    r"(cka|nbs)_(jsd|rank_correlation)_((pearson|spearman)(_low|_high)?|slope)(/|$)"
+    r"|cka_nbs_((pearson|spearman)(_low|_high)?|slope)$"
+)
+
+
+def run_of_scalars(
+    rows: Iterable[tuple[int, Mapping[str, float]]], metadata: Mapping[str, Any], monitor: str, path: Path
+) -> RunContent:
+    """Metadata and measurements from (step, scalars) pairs, whose names still start with ``<monitor>/``.
+
+    Lightning logs ``epoch`` beside every scalar; where it is missing at a step, the epoch is -1. Loggers may
+    split one step over several rows and repeat it after a resume: the later value counts. They keep no order
+    of names, so names are sorted, numbers in them by value.
+
+    Raises:
+        ValueError: if no name starts with ``<monitor>/``; the message says that `path` was read.
+    """
+    values: dict[int, dict[str, float]] = {}
+    epochs: dict[int, int] = {}
+    for step, scalars in rows:
+        for tag, value in scalars.items():
+            if (name := measured_name(tag, monitor)) is not None and not derived(name):
+                values.setdefault(step, {})[name] = value
+            elif is_epoch(tag):
+                epochs[step] = int(value)
+    if not values:
+        raise ValueError(f"{path} holds no scalars under {monitor}/: not monitored, or nothing measured yet")
+    measurements = [
+        Measurement(epochs.get(step, -1), step, {name: numbers[name] for name in sorted(numbers, key=_natural)})
+        for step, numbers in sorted(values.items())
+    ]
+    return dict(metadata), measurements
+
+
+def derived(name: str) -> bool:
+    """Whether a logged number follows from others, and is computed from them when it is asked for."""
+    return name.startswith(f"{CORRELATION}/") or _FORMER_CORRELATIONS.match(name) is not None
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A sort key under which layer.2 stands before layer.10."""
+    parts = re.split("([0-9]{1,18})", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

@@ -1,0 +1,250 @@
+"""One network against one reference on one probe: what is chosen before, measured at any time, and kept to resume."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import lightning
+import numpy
+import torch
+import torchmetrics
+from torch import nn
+
+from lightning_sim._version import __version__
+from lightning_sim.choosing import choose, listing
+from lightning_sim.measures import Key, Measure, Pairs, Side, Values
+from lightning_sim.probe import LostRanksError, Snapshot
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.record import Measurement
+from lightning_sim.settings import Settings
+
+__all__ = ["OtherComparisonError", "Session"]
+
+
+class OtherComparisonError(ValueError):
+    """What was measured before cannot be continued, because it compared something else."""
+
+
+class Session:
+    """Compares a network with a reference.
+
+    Args:
+        settings: what is compared, and how.
+        runner: runs networks over the probe.
+    """
+
+    def __init__(self, settings: Settings, runner: ProbeRunner) -> None:
+        self.settings = settings
+        self.measures = settings.measures
+        # Once: every checkpoint asks for it, and the file may be gone or another one by then.
+        self._described = settings.reference.describe()
+        self._runner = runner
+        self._pairs = Pairs({})
+        self._reference = Snapshot()
+        self._last: Snapshot | None = None
+
+    def keys(self) -> list[Key]:
+        """What every measurement gives values for, once it is started."""
+        return [key for measure in self.measures for key in measure.keys(self._pairs)]
+
+    def num_batches(self) -> int:
+        """Batches that one measurement runs of this rank's share of the probe."""
+        return self._runner.num_batches() + sum(measure.num_batches(self._runner) for measure in self.measures)
+
+    def start(self, network: nn.Module, advance: Callable[[], None], restored: Mapping[str, Any] | None) -> None:
+        """Choose layers and measures, and take the reference's snapshot, or take it over from a checkpoint.
+
+        Raises:
+            ValueError: for what cannot work, with what would.
+        """
+        reference = self.settings.reference
+        other = self._other(network)
+        weights = None if reference.saved is not None else reference.weights_for(network)
+        chosen = choose(self.settings, self._runner, network, other, self._gradients() or "")
+        self._fingerprint, self._pairs, self.measures = chosen.fingerprint, chosen.pairs, chosen.measures
+        if chosen.saved is not None:
+            self._reference = chosen.saved
+        if restored is not None:
+            self._take_over(restored)
+        if not self._reference.sketches:
+            self._reference = self._runner.snapshot(
+                other, list(dict.fromkeys(self._pairs.layers.values())), weights=weights, advance=advance
+            )
+        if reference.kind != "previous":  # which every measurement replaces
+            for sketches in self._reference.sketches.values():
+                for sketch in sketches.values():
+                    sketch.to(self._runner.device).keep_grams = True
+        missing = [m.name for m in self.measures if m.name not in self._reference.kept]
+        if restored is not None and reference.kind in ("init", "previous") and missing:
+            raise ValueError(
+                f"the checkpoint was monitored without {', '.join(missing)}, and the reference is gone by now; resume "
+                "without these measures, or with another reference"
+            )
+        live = None if reference.saved is not None else other
+        side = Side(self._reference, self._runner, live, weights, is_reference=True, advance=advance)
+        for measure in self.measures:
+            side.kept(measure)
+        self._require_whole_reference()
+
+    def measure(
+        self,
+        network: nn.Module,
+        epoch: int,
+        step: int,
+        *,
+        advance: Callable[[], None] = lambda: None,
+        save: Callable[[Snapshot, str, str], None] | None = None,
+        strict: bool = False,
+    ) -> tuple[Measurement, dict[Key, str]]:
+        """What the network has in common with the reference now; and why single values are NaN.
+
+        Args:
+            network: the one that it was started with.
+            epoch: of the training.
+            step: of the training.
+            advance: called after every batch.
+            save: given what was computed from, the probe's fingerprint, and whose gradients were taken.
+            strict: raise what the network raises, instead of making NaN of all values.
+        """
+        started = time.perf_counter()
+        current = self._snapshot(network, advance, save is not None, strict)
+        if save is not None:
+            save(current, self._fingerprint, self._gradients() or "")
+        other = None if self.settings.reference.saved is not None else self._other(network)
+        mine = Side(current, self._runner, network, advance=advance)
+        theirs = Side(self._reference, self._runner, other, is_reference=True, advance=advance)
+        found = Values()
+        for measure in self.measures:
+            found.update(self._compared(measure, mine, theirs))
+        if self.settings.reference.kind == "previous":
+            self._keep_all(mine)
+            self._reference = current  # and never recycled: a checkpoint that holds it may still be written
+        else:
+            self._last = current
+        found.numbers[Key("seconds")] = time.perf_counter() - started
+        return Measurement(epoch, step, found.numbers, tuple(found.matrices)), found.problems
+
+    def describe(self) -> dict[str, Any]:
+        """The metadata of the record."""
+        sketch = self._runner.make_sketch()
+        return {
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "packages": _packages(),
+            "reference": self._described,
+            "layers": dict(self._pairs.layers),
+            "measures": [measure.name for measure in self.measures],
+            "scales": {name: scale.to_state() for m in self.measures for name, scale in m.scales().items()},
+            "representations": list(self.settings.representations),
+            "gradients": self._gradients(),
+            "estimator": self._pairs.estimator,
+            "pool": self.settings.pool,
+            "probe": {"num_samples": self._runner.probe.size, "fingerprint": self._fingerprint},
+            "sketch": {
+                "algorithm": self.settings.sketch,
+                "num_buckets": sketch.num_buckets,
+                "num_projections": sketch.num_projections,
+                "seed": self.settings.seed,
+            },
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
+        remade = self.settings.reference.kind in ("checkpoint", "sketches")
+        return {"identity": self._identity(), "reference": None if remade else self._reference.state_dict()}
+
+    def _other(self, network: nn.Module) -> nn.Module:
+        """Whose forward the reference runs in: its own, or that of the network it was a state of."""
+        return network if self.settings.reference.module is None else self.settings.reference.module
+
+    def _snapshot(self, network: nn.Module, advance: Callable[[], None], keep_logits: bool, strict: bool) -> Snapshot:
+        """The network now; where it fails, one without anything but the reason."""
+        layers = list(self._pairs.layers)
+        keep_logits |= any("logits" in measure.needs for measure in self.measures)
+        recycled, self._last = self._last, None  # not to be used again should this measurement fail
+        try:
+            return self._runner.snapshot(
+                network, layers, keep_logits=keep_logits, advance=advance, recycled=recycled
+            )
+        except LostRanksError:
+            raise
+        except Exception as error:
+            if strict:
+                raise
+            reason = f"could not be measured: {type(error).__name__}: {error}"
+            return Snapshot(problems=dict.fromkeys(layers, reason), output_problem=reason)
+
+    def _compared(self, measure: Measure, mine: Side, theirs: Side) -> Values:
+        """What a measure finds; where it raises, NaN for all that it gives."""
+        try:
+            return measure.compare(mine, theirs, self._pairs)
+        except LostRanksError:
+            raise
+        except Exception as error:
+            found = Values()
+            for key in measure.keys(self._pairs):
+                found.add(key, math.nan, f"could not be computed: {type(error).__name__}: {error}")
+            return found
+
+    def _keep_all(self, side: Side) -> None:
+        """Keep what the next measurement compares with; nothing, where it cannot be had."""
+        for measure in self.measures:
+            try:
+                side.kept(measure)
+            except LostRanksError:
+                raise
+            except Exception:  # which comparing has reported
+                side.snapshot.kept[measure.name] = {}
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        before = state["identity"]
+        changed = {key: value for key, value in self._identity().items() if before.get(key) != value}
+        if changed:
+            differences = "; ".join(f"{key}: was {before.get(key)}, is {value}" for key, value in changed.items())
+            raise OtherComparisonError(
+                f"the checkpoint was monitored with other settings, so its record cannot be continued ({differences}). "
+                "Resume with the same settings, or give the monitor another name"
+            )
+        if state["reference"] is not None:
+            self._reference = Snapshot.from_state_dict(state["reference"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "reference": self._described.get("sha256", self._described["kind"]),
+            "probe": self._fingerprint,
+            "layers": dict(self._pairs.layers),
+            "representations": list(self.settings.representations),
+            "gradients": self._gradients(),
+            "sketch": self.settings.sketch,
+            "pool": self.settings.pool,
+            "num_buckets": self.settings.num_buckets,
+            "num_projections": self.settings.num_projections,
+            "seed": self.settings.seed,
+        }
+
+    def _gradients(self) -> str | None:
+        """Whose gradients are taken, in words."""
+        if not self.settings.needs_gradients:
+            return None
+        loss = self.settings.loss
+        return f"expected loss, beta = {self.settings.beta}" if loss is None else getattr(loss, "__name__", "loss")
+
+    def _require_whole_reference(self) -> None:
+        """What is NaN in the reference would be NaN in every measurement."""
+        theirs = self._pairs.layers.values()
+        broken = {layer: problem for layer, problem in self._reference.problems.items() if layer in theirs}
+        for layer, sketch in self._reference.of("features").items():
+            if not sketch.is_finite():
+                broken.setdefault(layer, sketch.problem() or "is not finite")
+        if broken:
+            raise ValueError(f"the reference cannot be compared with: {listing(broken)}")
+
+
+def _packages() -> dict[str, str]:
+    # As plain strings: torch's own kind may not be in checkpoints.
+    found = {package.__name__: str(package.__version__) for package in (torch, lightning, torchmetrics, numpy)}
+    return found | {"lightning-sim": __version__, "python": platform.python_version()}

@@ -1,0 +1,150 @@
+"""What a user asks of a monitor, checked as far as it can be before a training is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_sim._arguments import (
+    check_callable,
+    check_integer,
+    check_names,
+    check_number,
+    described,
+)
+from lightning_sim._checks import check_choice
+from lightning_sim.measures import DEFAULT_MEASURES, Measure
+from lightning_sim.probe.gradients import Objective, expected_loss, total_loss
+from lightning_sim.probe.pooling import POOLS
+from lightning_sim.probe.representations import REPRESENTATIONS, needs_gradients, sketched
+from lightning_sim.probe.samples import MINIMUM_SAMPLES
+from lightning_sim.reference import Reference
+from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for; see :class:`lightning_sim.SimilarityMonitor`."""
+
+    reference: Reference
+    probe: Any
+    layers: str | Sequence[str] | Mapping[str, str]
+    measures: tuple[Measure, ...]
+    representations: Sequence[str]
+    num_samples: int
+    num_buckets: int
+    num_projections: int
+    estimator: str
+    forward: Callable[[nn.Module, Any], Any]
+    seed: int
+    beta: float = 0.5
+    loss: Callable[[Any, Any], Tensor] | None = None
+    sketch: str = "default"
+    pool: str = "flatten"
+
+    def __post_init__(self) -> None:
+        check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
+        if self.loss is not None:
+            example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
+            check_callable(self.loss, "loss", example)
+        checked = {
+            "layers": _checked_layers(self.layers),
+            "representations": check_names(self.representations, "representations", '["features"]'),
+            "num_samples": check_integer(self.num_samples, "num_samples", least=MINIMUM_SAMPLES),
+            "num_buckets": check_integer(self.num_buckets, "num_buckets", least=1),
+            "num_projections": check_integer(self.num_projections, "num_projections", least=1),
+            "seed": check_integer(self.seed, "seed", least=0, most=2**32 - 1),
+            "beta": check_number(self.beta, "beta"),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if not set(self.representations) <= set(REPRESENTATIONS):
+            known = ", ".join(f"{name!r} ({r.meaning})" for name, r in REPRESENTATIONS.items())
+            raise ValueError(f"`representations` must be of {known}; got {list(self.representations)}")
+        check_choice(self.estimator, "estimator", ("unbiased", "biased"))
+        check_choice(self.sketch, "sketch", ("default", "tang2020"))
+        check_choice(self.pool, "pool", POOLS)
+        _check_probe(self.probe)
+        self.make_sketch()  # refuses sizes that do not work
+        self.make_objective()
+
+    def make_sketch(self, num_samples: int | None = None) -> Sketch:
+        """An empty sketch of these sizes, or of those that use the same memory better for so many samples."""
+        if self.sketch == "tang2020":
+            return Tang2020Sketch(self.num_buckets, seed=self.seed)
+        sizes = self.num_buckets, self.num_projections
+        tokens = self.pool == "tokens"  # which are more than the samples of the probe
+        if num_samples is not None and not tokens and not self._saved_with(*sizes):
+            sizes = sizes_for(num_samples, *sizes)
+        return Sketch(*sizes, self.seed)
+
+    def _saved_with(self, num_buckets: int, num_projections: int) -> bool:
+        """Whether the reference is of sketches made with just these sizes, as by hand."""
+        saved = self.reference.saved
+        sketches = [] if saved is None else [s for layers in saved.sketches.values() for s in layers.values()]
+        return any((s.num_buckets, s.num_projections) == (num_buckets, num_projections) for s in sketches)
+
+    def make_objective(self) -> Objective:
+        """Whose gradients are taken."""
+        return expected_loss(self.beta) if self.loss is None else total_loss(self.loss)
+
+    @property
+    def sketched(self) -> tuple[str, ...]:
+        """The representations that are sketched for those asked for."""
+        return sketched(self.representations)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether any representation does."""
+        return needs_gradients(self.representations)
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """The measures that are left out where they do not apply: the default ones, where all of them are asked for."""
+        names = {measure.name for measure in self.measures}
+        return frozenset(DEFAULT_MEASURES if names.issuperset(DEFAULT_MEASURES) else ())
+
+
+def check_saving(save_sketches: object, sketch: str) -> int:
+    """After every how many measurements the sketches are saved, 0 for never."""
+    if not isinstance(save_sketches, Integral) or save_sketches < 0:  # booleans are Integral as well
+        expected = "True, False or every how many measurements"
+        raise ValueError(f"`save_sketches` must be {expected}, got {described(save_sketches)}")
+    if save_sketches and sketch == "tang2020":
+        raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
+    return int(save_sketches)
+
+
+def _checked_layers(layers: object) -> str | tuple[str, ...] | dict[str, str]:
+    """``"auto"``, names and globs, or name -> name of the reference."""
+    if isinstance(layers, str) and layers == "auto":
+        return layers
+    example = '["conv1", "blocks.*"], "auto" or {"mine": "theirs"}; network.named_modules() gives the names'
+    if not isinstance(layers, Mapping):
+        return check_names(layers, "layers", example)
+    for name in (*layers, *layers.values()):
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"`layers` must map names to names, such as {example}; got {described(name)} in it")
+    if not layers:
+        raise ValueError(f"`layers` must be names or map names to names, such as {example}; got an empty mapping")
+    return dict(layers)
+
+
+def _check_probe(probe: object) -> None:
+    """Refuse what is no source of samples; whether there are enough is known when training starts."""
+    if isinstance(probe, list | tuple) and any(isinstance(part, DataLoader) for part in probe):
+        raise ValueError(f"`probe` must be one DataLoader or Dataset, got a {type(probe).__name__} of DataLoaders")
+    indexed = hasattr(probe, "__getitem__") and hasattr(probe, "__len__")
+    known = probe is None or indexed or isinstance(probe, DataLoader | IterableDataset)
+    if not known or isinstance(probe, str | bytes | Mapping | nn.Module):
+        raise ValueError(
+            "`probe` must be a DataLoader, a Dataset, a list of samples, or None for the validation set, got "
+            f"{described(probe)}; of a LightningDataModule pass a loader, such as datamodule.val_dataloader()"
+        )

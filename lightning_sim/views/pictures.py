@@ -1,0 +1,86 @@
+"""Pictures of whole runs: similarity against divergence of the outputs, and several runs side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_sim.figures import Panel, Scatter, draw_heatmap, scatter_figure
+from lightning_sim.figures.lines import draw_lines, explain_lines
+from lightning_sim.figures.style import axis_label, new_figure
+from lightning_sim.record import Key, SimilarityHistory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison_figure", "correlation_figure"]
+
+_MOST_SCATTER_PANELS = 12
+
+
+def correlation_figure(
+    history: SimilarityHistory, measure: str = "cka", output: str = "jsd", representation: str = "features"
+) -> Figure:
+    """A measure of layers against one of outputs, a panel per layer: points coloured by epoch, the best-fit line.
+
+    Of more than 12 layers those are shown that lie evenly spaced in depth, the first and the last among them. Above
+    each panel stands Pearson's correlation with its 95% interval.
+
+    Raises:
+        ValueError: If no layer was measured so, or the outputs were not.
+    """
+    held = set(history.keys)
+    layers = [layer for layer in history.layers if Key(measure, representation, layer) in held]
+    if not layers or Key(output) not in held:
+        known = ", ".join(history.measures) or "nothing"
+        raise ValueError(f"no pairs of {measure}/{representation} and {output} in this history; it holds {known}")
+    count = min(len(layers), _MOST_SCATTER_PANELS)
+    shown = [layers[index] for index in np.linspace(0, len(layers) - 1, count).round().astype(int)]
+    panels = []
+    for layer in shown:
+        keys = Key(measure, representation, layer), Key(output)
+        x, y = (np.array([m.by_key.get(key, math.nan) for m in history.measurements]) for key in keys)
+        found = history.correlation(measure, output, layer=layer, representation=representation)
+        text = f"r = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        panels.append(Scatter(layer, text if math.isfinite(found.slope) else "r is undefined", x, y, found.slope))
+    few = "" if count == len(layers) else f", {count} of {len(layers)} layers"
+    title = f"{output} against {measure} of {representation}{few}"
+    return scatter_figure(title, panels, [m.epoch for m in history.measurements], (measure, output))
+
+
+def comparison_figure(histories: Mapping[str, SimilarityHistory], measure: str = "cka") -> Figure:
+    """Several runs side by side: trajectories of all layers, of the outputs, and the final matrices below.
+
+    Args:
+        histories: The runs by the names that are to stand above them.
+        measure: What to show of the layers' features.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    if not histories:
+        raise ValueError("`histories` must hold at least one run, got none")
+    panels = [{panel.title: panel for panel in history.panels()} for history in histories.values()]
+    titles = (Key(measure, "features").title, "outputs")
+    figure = new_figure(4.3 * len(histories) + 1.4, 2.9 + 2.1 + 3.7 + 0.5)
+    grid = figure.subplots(3, len(histories), squeeze=False, height_ratios=[2.9, 2.1, 3.7])
+    for column, (name, history) in enumerate(histories.items()):
+        for row, title in enumerate(titles):
+            axes, found = grid[row, column], panels[column].get(title, Panel(title, {}))
+            axes.sharey(grid[row, 0])
+            draw_lines(axes, Panel(name if row == 0 else "", found.lines, found.by_depth))
+            axis_label(axes.set_ylabel, title if column == 0 else "")
+        moments = ((m.epoch, matrix) for m in reversed(history.measurements) for matrix in m.matrices)
+        last = next(((epoch, matrix) for epoch, matrix in moments if matrix.measure == measure), None)
+        if last is None:
+            grid[2, column].set_axis_off()
+        else:
+            heatmap = last[1].heatmap(f"epoch {last[0]}", history.scale(measure))
+            draw_heatmap(grid[2, column], heatmap, 2.4 / max(heatmap.values.shape))
+    for row, title in enumerate(titles):
+        held = [found.get(title, Panel(title, {})) for found in panels]
+        explain_lines(figure, zip(grid[row], held, strict=True))
+    return figure

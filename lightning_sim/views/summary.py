@@ -1,0 +1,111 @@
+"""Each trajectory in a row: first, last and lowest value, and the trend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_sim.record import Key, Scale, SimilarityHistory, Trajectory
+
+__all__ = ["COLUMNS", "Row", "ordered_keys", "summarize", "trend_per_epoch"]
+
+COLUMNS = (
+    "run",
+    "measure",
+    "representation",
+    "condition",
+    "layer",
+    "measurements",
+    "first",
+    "last",
+    "minimum",
+    "epoch_of_minimum",
+    "trend",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One trajectory of one run.
+
+    Args:
+        run: Name of the run.
+        key: What the numbers are about.
+        scale: How they are to be read.
+        values: Shape (measurements,).
+        first: The first finite value; NaN if there is none, like the others.
+        last: The last finite value.
+        minimum: The lowest finite value.
+        epoch_of_minimum: When it was lowest; None if there is no finite value.
+        trend: Slope of the least-squares line through the finite values, per epoch.
+    """
+
+    run: str
+    key: Key
+    scale: Scale
+    values: NDArray[np.float64]
+    first: float
+    last: float
+    minimum: float
+    epoch_of_minimum: int | None
+    trend: float
+
+    def to_record(self) -> dict[str, Any]:
+        """The row under the names `COLUMNS`, for JSON and CSV; None stands for NaN."""
+        found = self.key._asdict() | {"measurements": len(self.values)}
+        found |= {name: getattr(self, name) for name in COLUMNS if name not in found}
+        missing = [name for name, value in found.items() if isinstance(value, float) and math.isnan(value)]
+        return {name: None if name in missing else found[name] for name in COLUMNS}
+
+
+def summarize(histories: Mapping[str, SimilarityHistory]) -> list[Row]:
+    """A row per trajectory: by measure, within it by layer in the networks' order, within it by run."""
+    measured = {run: set(history.keys) for run, history in histories.items()}
+    return [
+        _row(run, key, history)
+        for key in ordered_keys(histories)
+        for run, history in histories.items()
+        if key in measured[run]
+    ]
+
+
+def ordered_keys(histories: Mapping[str, SimilarityHistory]) -> list[Key]:
+    """What any run has: measures of layers first, in order of appearance, their layers in the networks' order."""
+    keys = list(dict.fromkeys(key for history in histories.values() for key in history.keys))
+    kinds = list(dict.fromkeys(key.title for key in keys))
+    layers = list(dict.fromkeys(layer for history in histories.values() for layer in history.layers))
+    position: dict[str | None, int] = {layer: index for index, layer in enumerate(layers)}
+    return sorted(keys, key=lambda key: (key.layer is None, kinds.index(key.title), position.get(key.layer, 0)))
+
+
+def trend_per_epoch(trajectory: Trajectory) -> float:
+    """Slope of the least-squares line through the finite values; NaN for fewer than two epochs."""
+    finite = np.isfinite(trajectory.values)
+    x, y = trajectory.epochs[finite].astype(np.float64), trajectory.values[finite]
+    if len(x) < 2 or np.ptp(x) == 0:
+        return math.nan
+    centred = x - x.mean()
+    return float(centred @ (y - y.mean()) / (centred @ centred))
+
+
+def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
+    trajectory = history.trajectory_of(key)
+    finite = np.flatnonzero(np.isfinite(trajectory.values))
+    values = trajectory.values[finite]
+    lowest = int(finite[values.argmin()]) if len(values) else None
+    return Row(
+        run=run,
+        key=key,
+        scale=history.scale(key.measure),
+        values=trajectory.values,
+        first=float(values[0]) if len(values) else math.nan,
+        last=float(values[-1]) if len(values) else math.nan,
+        minimum=float(values.min()) if len(values) else math.nan,
+        epoch_of_minimum=None if lowest is None else int(trajectory.epochs[lowest]),
+        trend=trend_per_epoch(trajectory),
+    )

@@ -1,0 +1,118 @@
+"""The summary as a table for the terminal, with sparklines."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_sim.figures.labels import printable, shortened
+from lightning_sim.record import Scale
+from lightning_sim.views.summary import Row
+
+__all__ = ["sparkline", "summary_table"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STILL = 0.01  # change over the whole run, along the trend, below which an arrow would mislead
+
+
+def summary_table(rows: Sequence[Row], *, width: int = 80) -> str:
+    """A section per measure of layers; sparklines of one measure share their scale, so that layers can be compared.
+
+    Args:
+        rows: From `summarize`.
+        width: Of the terminal, in letters: a wide one gets longer sparklines.
+    """
+    bars = 12 if width < 100 else 24
+    run_letters = min(max((len(row.run) for row in rows), default=0), 14) if len({row.run for row in rows}) > 1 else 0
+    layer_letters = max(width - run_letters - bars - 42, 12)  # what the numbers leave
+    head = ["layer", *["run"] * bool(run_letters), "first", "last", "min", "epoch", "trend", ""]
+    lines: list[list[str] | str] = []  # a line of one text is a title
+    for title, section in _sections(rows).items():
+        ranges = {measure: _range(section, measure) for measure in {row.key.measure for row in section}}
+        lines.append(title)
+        previous = None
+        for row in section:
+            label = row.key.measure if row.key.layer is None else row.key.layer
+            cells = ["" if label == previous else f"  {shortened(label, layer_letters)}"]
+            cells += [shortened(row.run, run_letters)] * bool(run_letters)
+            cells += [_number(value, row.scale) for value in (row.first, row.last, row.minimum)]
+            cells += ["-" if row.epoch_of_minimum is None else str(row.epoch_of_minimum), _trend(row)]
+            lines.append([*cells, sparkline(row.values, *ranges[row.key.measure], bars)])
+            previous = label
+    return _aligned(head, lines)
+
+
+def sparkline(values: NDArray[np.float64], low: float, high: float, most: int = 24) -> str:
+    """At most `most` bars, of means where there are more values; a middle dot where there is no finite value.
+
+    Example:
+        >>> sparkline(np.array([0.0, 0.5, np.nan, 1.0]), 0.0, 1.0)
+        '▁▅·█'
+    """
+    bars = []
+    for part in np.array_split(values, min(len(values), most)) if len(values) else ():
+        finite = part[np.isfinite(part)]
+        if not len(finite):
+            bars.append("·")
+        else:
+            height = (finite.mean() - low) / (high - low) if high > low else 0.5
+            bars.append(_BARS[min(max(int(height * len(_BARS)), 0), len(_BARS) - 1)])
+    return "".join(bars)
+
+
+def _range(rows: Sequence[Row], measure: str) -> tuple[float, float]:
+    values = np.concatenate([row.values for row in rows if row.key.measure == measure])
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+def _sections(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    def title(row: Row) -> str:
+        return row.scale.group if row.key.layer is None else printable(row.key.title)
+
+    return {name: list(section) for name, section in itertools.groupby(rows, title)}
+
+
+def _aligned(head: list[str], lines: Sequence[list[str] | str]) -> str:
+    """The head, a rule, and the lines: names to the left of their columns, the numbers to the right."""
+    table = [head, *(line for line in lines if not isinstance(line, str))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numbers = range(head.index("first"), len(head) - 1)
+
+    def line(cells: Sequence[str]) -> str:
+        sized = enumerate(zip(cells, widths, strict=True))
+        return " ".join(cell.rjust(w) if i in numbers else cell.ljust(w) for i, (cell, w) in sized).rstrip()
+
+    rule = "─" * max(len(line(cells)) for cells in table)
+    return "\n".join([line(head), rule, *(cells if isinstance(cells, str) else line(cells) for cells in lines)])
+
+
+def _trend(row: Row) -> str:
+    if math.isnan(row.trend):
+        return "-"
+    change = row.trend * len(row.values)
+    unit = 1.0 if row.scale.bounded else abs(row.last)
+    arrow = "→" if abs(change) < _STILL * unit else ("↗" if change > 0 else "↘")
+    if not row.scale.bounded:
+        return f"{arrow} {'-' if row.trend < 0 else '+'}{_short(abs(row.trend))}"
+    return f"{arrow} {row.trend:+.4f}"
+
+
+def _number(value: float, scale: Scale) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if not scale.bounded:
+        return _short(value)
+    return f"{round(value, 3) + 0.0:.3f}"  # adding zero takes the sign from -0.000
+
+
+def _short(value: float) -> str:
+    """A length of any size in at most six letters."""
+    if value == 0 or 0.01 <= value < 1e5:
+        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_sim.measures import MEASURES
+from lightning_sim.record import Measurement, Scale, SimilarityHistory, SimilarityMatrix
+from lightning_sim.views import comparison_figure
+
+from ..loggers.runs import HOSTILE, example_history
+
+
+def matrix_of(values: np.ndarray, measure: str = "cka") -> SimilarityMatrix:
+    rows, columns = values.shape
+    return SimilarityMatrix(
+        measure,
+        "features",
+        tuple(f"mine {i}" for i in range(rows)),
+        tuple(f"theirs {i}" for i in range(columns)),
+        values,
+    )
+
+
+def image_of(figure: Figure) -> Axes:
+    (axes,) = [axes for axes in figure.axes if axes.images and axes.get_xlabel()]
+    return axes
+
+
+def drawn(figure: Figure, path: Path) -> Figure:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(path / "figure.png")
+    return figure
+
+
+def test_rows_are_the_network_and_columns_the_reference(tmp_path: Path) -> None:
+    values = np.array([[0.125, 0.25, 0.5], [0.75, 0.875, np.nan]])
+    axes = image_of(drawn(matrix_of(values).plot(), tmp_path))
+    np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), values)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["mine 0", "mine 1"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["theirs 0", "theirs 1", "theirs 2"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("layers of the network", "layers of the reference")
+    assert axes.yaxis_inverted()  # the first layer on top
+    written = {tuple(round(x) for x in text.get_position()): text.get_text() for text in axes.texts}
+    assert written == {
+        (0, 0): "0.12",
+        (1, 0): "0.25",
+        (2, 0): "0.50",
+        (0, 1): "0.75",
+        (1, 1): "0.88",
+        (2, 1): "n/a",
+    }
+
+
+@pytest.mark.parametrize(("size", "texts"), [(12, 144), (13, 0)])
+def test_values_stand_in_the_cells_of_small_matrices_only(tmp_path: Path, size: int, texts: int) -> None:
+    figure = drawn(matrix_of(np.full((size, size), 0.5)).plot(), tmp_path)
+    assert len(image_of(figure).texts) == texts
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(MEASURES["cka"].scale, (0, 1)), (Scale(low=0), (-0.25, 3)), (None, (-0.25, 3))]
+)
+def test_colours_span_the_range_of_the_measure(
+    tmp_path: Path, scale: Scale | None, expected: tuple[float, float]
+) -> None:
+    figure = drawn(matrix_of(np.array([[-0.25, 3.0]])).plot(scale=scale), tmp_path)
+    assert image_of(figure).images[0].get_clim() == expected
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), np.nan), np.ones((1, 1))])
+@pytest.mark.parametrize("scale", [MEASURES["cka"].scale, None])
+def test_degenerate_matrices_are_drawn(tmp_path: Path, values: np.ndarray, scale: Scale | None) -> None:
+    drawn(matrix_of(values).plot(scale=scale), tmp_path)
+
+
+def test_names_of_fifty_layers_do_not_overlap(tmp_path: Path) -> None:
+    layers = tuple(f"backbone.layer{i // 12}.{i % 12}.a_rather_long_name" for i in range(50))
+    history = example_history(2, layers)
+    for figure in (
+        history.matrix().plot(),
+        history.plot(),
+        comparison_figure({"a": history}),
+    ):
+        axes = image_of(drawn(figure, tmp_path))
+        boxes = sorted((text.get_window_extent() for text in axes.get_yticklabels()), key=lambda box: box.y0)
+        assert len(boxes) >= 10
+        assert all(upper.y0 >= lower.y1 - 1 for lower, upper in pairwise(boxes))
+        page = figure.bbox
+        assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
+
+
+def test_lines_are_the_trajectories(tmp_path: Path) -> None:
+    history = example_history(4, ("conv", "fc", "head"))
+    figure = drawn(history.plot(), tmp_path)
+    (axes,) = [axes for axes in figure.axes if axes.get_title(loc="left") == "nbs, features"]
+    assert [line.get_label() for line in axes.lines] == ["conv", "fc", "head"]
+    for line, layer in zip(axes.lines, history.layers, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [0, 1, 2, 3])
+        np.testing.assert_array_equal(line.get_ydata(), history.trajectory("nbs", layer=layer).values)
+    assert axes.get_xlabel() == "epoch"
+
+
+def test_heatmaps_are_titled_with_their_own_epoch(tmp_path: Path) -> None:
+    values = {"cka/features/a": 0.5, "nbs/features/a": 0.5}
+    cka, nbs = (matrix_of(np.full((2, 2), 0.5), measure) for measure in ("cka", "nbs"))
+    history = SimilarityHistory({}, [Measurement(0, 9, values, (cka, nbs)), Measurement(1, 19, values, (nbs,))])
+    for measure, epoch in (("cka", 0), ("nbs", 1)):
+        figure = drawn(comparison_figure({"run": history}, measure=measure), tmp_path)
+        assert image_of(figure).get_title(loc="left") == f"epoch {epoch}"
+    history.append(Measurement(2, 29, values))
+    assert image_of(history.plot()).get_title(loc="left") == "nbs, features, epoch 1"
+
+
+def test_several_measurements_in_an_epoch_are_drawn_over_steps(tmp_path: Path) -> None:
+    history = SimilarityHistory({}, [Measurement(0, step, {"cka/features/a": 1.0}) for step in (5, 10)])
+    (axes,) = drawn(history.plot(), tmp_path).axes
+    assert (axes.get_xlabel(), axes.lines[0].get_xdata().tolist()) == ("step", [5, 10])
+
+
+def test_a_history_is_one_panel_per_measure_the_outputs_and_the_last_matrix(tmp_path: Path) -> None:
+    history = example_history(3)
+    figure = drawn(history.plot(), tmp_path)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["cka, features", "nbs, features", "wcka, weights", "outputs", "cka, features, epoch 2"]
+    np.testing.assert_array_equal(image_of(figure).images[0].get_array(), history.matrix(epoch=2).values)
+
+
+def test_lengths_do_not_share_a_panel_with_the_outputs(tmp_path: Path) -> None:
+    values = {"mean_embedding/features/a": 300.0, "agreement": 0.5, "fisher_rao_norm": 70.0, "task2vec": 0.9}
+    scales = {name: scale.to_state() for m in MEASURES.values() for name, scale in m.scales().items()}
+    history = SimilarityHistory({"scales": scales}, [Measurement(0, 5, values), Measurement(1, 10, values)])
+    figure = drawn(history.plot(), tmp_path)
+    assert {axes.get_title(loc="left"): [line.get_label() for line in axes.lines] for axes in figure.axes} == {
+        "mean_embedding, features": ["a"],
+        "fisher_rao_norm": ["fisher_rao_norm"],
+        "parameters": ["task2vec"],
+        "outputs": ["agreement"],
+    }
+
+
+def test_runs_are_compared_on_the_same_scale(tmp_path: Path) -> None:
+    runs = {"near": example_history(3, seed=1), "far": example_history(3, seed=2)}
+    figure = drawn(comparison_figure(runs), tmp_path)
+    upper = [axes for axes in figure.axes if axes.get_title(loc="left") in runs]
+    assert [axes.get_title(loc="left") for axes in upper] == ["near", "far"]
+    assert upper[0].get_ylim() == upper[1].get_ylim()
+    matrices = [axes.images[0].get_array() for axes in figure.axes if axes.images and axes.get_xlabel()]
+    for shown, history in zip(matrices, runs.values(), strict=True):
+        np.testing.assert_array_equal(shown, history.matrix().values)
+    with pytest.raises(ValueError, match="at least one run"):
+        comparison_figure({})
+
+
+def test_names_are_drawn_as_they_are_and_never_as_formulas(tmp_path: Path) -> None:
+    history = example_history(2, HOSTILE)
+    history.metadata["run"] = "$\\frac{$"
+    axes = image_of(drawn(history.matrix().plot("$\\frac{$"), tmp_path))
+    shown = [text.get_text().strip() for text in axes.get_yticklabels()]
+    assert shown == [name.replace("\n", "\N{REPLACEMENT CHARACTER}") for name in HOSTILE]
+    drawn(comparison_figure({"$\\frac{$": history}), tmp_path)
+    figure = drawn(history.plot(), tmp_path)
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert len(legends[0].get_texts()) == len(HOSTILE)  # also the one with an underscore
+
+
+@pytest.mark.parametrize(
+    "history", [SimilarityHistory({}), SimilarityHistory({}, [Measurement(0, 0, {"jsd": np.nan})])]
+)
+def test_histories_without_much_in_them_are_drawn(tmp_path: Path, history: SimilarityHistory) -> None:
+    drawn(history.plot(), tmp_path)
+    drawn(comparison_figure({"a": history}), tmp_path)
+
+
+def test_figures_leave_no_global_state() -> None:
+    program = """
+import sys
+import numpy as np
+from lightning_sim.record import Measurement, SimilarityHistory, SimilarityMatrix
+matrix = SimilarityMatrix("cka", "features", ("a",), ("b",), np.ones((1, 1)))
+history = SimilarityHistory({}, [Measurement(0, 0, {"cka/features/a": 1.0, "jsd": 0.5}, (matrix,))])
+history.plot().canvas.draw()
+history.trajectory("jsd").plot()
+history.matrix().plot()
+assert "matplotlib.figure" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
