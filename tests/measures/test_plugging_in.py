@@ -151,7 +151,7 @@ def test_functions_of_samples_need_a_bucket_for_each(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("measures", "message"),
     [
-        (lambda x, y: 0.0, "needs a name without / and @, got '<lambda>'; give name="),
+        (lambda x, y: 0.0, "needs a name without / and @, got '<lambda>' of <function"),
         ((procrustes_distance, "procrustes_distance"), "different names, got procrustes_distance more than once"),
         ((), "`measures` is empty"),
         ("no_such_measure", "must be of cka, nbs, wcka.*functions, metrics or Measures, got 'no_such_measure' .str."),
