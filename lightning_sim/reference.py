@@ -16,7 +16,7 @@ from lightning_sim._checkpoints import load_state_dict, require_checkpoint
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, SketchSet, load_sketches
 from lightning_sim.sketch.hashing import fingerprint
-from lightning_sim.sketch.storage import is_sketch_file
+from lightning_sim.sketch.state_files import is_sketch_file
 
 __all__ = ["Reference"]
 

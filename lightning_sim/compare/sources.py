@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_sim.sketch.sketch_set import SketchSet
-from lightning_sim.sketch.storage import SUFFIX, is_sketch_file, load_sketches
+from lightning_sim.sketch.state_files import SUFFIX, is_sketch_file
+from lightning_sim.sketch.storage import load_sketches
 
 __all__ = ["SketchedRun", "find_run"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sim._version import __version__
-from lightning_sim.sketch.sketch import Sketch
+from lightning_sim.sketch.bucket_sums import BucketSums
 
 __all__ = [
     "FIELDS",
@@ -86,7 +86,7 @@ def parse_content(content: str) -> dict[str, Any]:
 
 def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: str) -> dict[str, Tensor]:
     """Tensors without memory, of the shapes and dtypes that the numbers in the description ask for."""
-    known = Sketch().state_dict()
+    known = BucketSums().state_dict()
     del known["sums"]
     for name in sorted(known.keys() | state.keys()):
         value = state.get(name)
@@ -103,7 +103,7 @@ def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: 
         if not lowest <= state[name] <= highest:
             raise BadFieldError(f"{where}.state.{name}", f"is {state[name]}, expected {lowest} to {highest}")
     try:
-        sketch = Sketch.from_state_dict({**state, "sums": {}})
+        sketch = BucketSums.from_state_dict({**state, "sums": {}})
         sketch.allocate(sketch.width, "meta", sketch.gradient_width)
         if not state["factors"]:
             sketch.sketch_factors()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, gram_dtype
 from lightning_sim.sketch.precision import full_precision
-from lightning_sim.sketch.sketch import Sketch
 
 __all__ = ["STANDARD_ERRORS", "HsicTerms", "fold_noise", "hsic_terms", "occupied_by", "self_problem"]
 
@@ -39,7 +39,7 @@ class HsicTerms:
 
 
 def hsic_terms(
-    sketches: Sequence[Sketch], row_index: list[int], column_index: list[int], *, unbiased: bool
+    sketches: Sequence[CenteredSums], row_index: list[int], column_index: list[int], *, unbiased: bool
 ) -> HsicTerms:
     """The terms of all pairs, from Grams that are computed block by block."""
     device = sketches[0].device
@@ -114,7 +114,7 @@ class _Projection:
         blocks.diagonal(dim1=1, dim2=2).zero_()
 
 
-def self_problem(sketch: Sketch, own: float, noise: float, diagonal: Tensor, dtype: torch.dtype) -> str | None:
+def self_problem(sketch: CenteredSums, own: float, noise: float, diagonal: Tensor, dtype: torch.dtype) -> str | None:
     """Why the self-term of a sketch is no more than rounding, or than its noise by the folds, in words, or None."""
     size = abs(own)  # folds' noise can make it negative
     if not size > _most_rounding(sketch, diagonal, dtype) ** 2 and not size > _rounding(sketch, diagonal, dtype) ** 2:
@@ -130,7 +130,7 @@ def self_problem(sketch: Sketch, own: float, noise: float, diagonal: Tensor, dty
     return None
 
 
-def fold_noise(sketch: Sketch, own: float, spread: float, diagonal: Tensor) -> float:
+def fold_noise(sketch: CenteredSums, own: float, spread: float, diagonal: Tensor) -> float:
     r"""Standard error of the self-term by the folds, 0 where nothing was folded.
 
     With :math:`N_1, N_2` the noise of two folds, of mean zero, what remains of
@@ -153,7 +153,7 @@ def _pairs(distances: Tensor) -> float:
     return float((2 * (squares.sum().square() - squares.square().sum())).clamp_min(0).sqrt())
 
 
-def _squared_distances(sketch: Sketch) -> Tensor:
+def _squared_distances(sketch: CenteredSums) -> Tensor:
     """Of every bucket to the middle of the bulk, (M,): to the mean, an outlier would make all others outliers."""
     data, ones = sketch.centered(torch.float64)
     data, ones = data / sketch.scale, ones.double()
@@ -166,13 +166,13 @@ def _squared_distances(sketch: Sketch) -> Tensor:
     return distances.mean(0)
 
 
-def _most_rounding(sketch: Sketch, diagonal: Tensor, dtype: torch.dtype) -> float:
+def _most_rounding(sketch: CenteredSums, diagonal: Tensor, dtype: torch.dtype) -> float:
     """An upper bound of `_rounding` that takes no pass over the sketch."""
     entries, subtracted = _errors(sketch, dtype)
     return (2 * entries * sketch.raw_share + subtracted) * float(diagonal.sum())
 
 
-def _rounding(sketch: Sketch, diagonal: Tensor, dtype: torch.dtype) -> float:
+def _rounding(sketch: CenteredSums, diagonal: Tensor, dtype: torch.dtype) -> float:
     r"""What rounding may leave of a projected Gram that should be zero, as its Frobenius norm.
 
     Entries of the sketched data Z, centred to X, carry errors relative to themselves of some eps, the precision of the
@@ -198,7 +198,7 @@ def _rounding(sketch: Sketch, diagonal: Tensor, dtype: torch.dtype) -> float:
     return entries * float((2 * products.clamp_min(0) / len(squares)).sqrt()) + subtracted
 
 
-def _errors(sketch: Sketch, dtype: torch.dtype) -> tuple[float, float]:
+def _errors(sketch: CenteredSums, dtype: torch.dtype) -> tuple[float, float]:
     """Relative errors of entries, several standard errors of them, and of what is subtracted in the projection."""
     # The errors of sums grow as a random walk does, with the columns and samples that are added up.
     columns = sketch.width * (sketch.gradient_width or 1)
@@ -227,7 +227,7 @@ def _taken(values: Tensor, index: list[int]) -> Tensor:
     return values[index[0] : index[0] + len(index)] if together else values[index]
 
 
-def occupied_by(sketches: Sequence[Sketch]) -> Tensor | None:
+def occupied_by(sketches: Sequence[CenteredSums]) -> Tensor | None:
     """The buckets that hold samples; in a small probe most hold none."""
     if sketches[0].count >= sketches[0].num_buckets:
         return None

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.hsic import STANDARD_ERRORS, fold_noise, hsic_terms, occupied_by, self_problem
 from lightning_sim.sketch.kernels import positive_factor
-from lightning_sim.sketch.sketch import Sketch
 
 __all__ = ["centered_kernel_alignment_matrix", "normalized_bures_similarity"]
 
@@ -17,7 +17,7 @@ _ROUNDING = 1e-3  # outside of the range by less is rounding
 
 
 def centered_kernel_alignment_matrix(
-    rows: Sequence[Sketch], columns: Sequence[Sketch], *, estimator: str = "unbiased"
+    rows: Sequence[CenteredSums], columns: Sequence[CenteredSums], *, estimator: str = "unbiased"
 ) -> Tensor:
     r"""Linear CKA of every sketch in `rows` with every sketch in `columns`.
 
@@ -63,12 +63,13 @@ def centered_kernel_alignment_matrix(
     terms = hsic_terms(distinct, row_index, column_index, unbiased=estimator == "unbiased")
     own, spread, noise = terms.own.tolist(), terms.spread.tolist(), [0.0] * len(distinct)
     for index, (sketch, diagonal) in enumerate(zip(distinct, terms.diagonals, strict=True)):
-        if estimator == "unbiased" and sketch.problem() is None:
+        problem = sketch.problem()
+        if problem is None and estimator == "unbiased":
             if sketch.known_cka_problem is None:
                 error = fold_noise(sketch, own[index], spread[index], diagonal)
                 sketch.known_cka_problem = self_problem(sketch, own[index], error, diagonal, terms.dtype), error
-            noise[index] = sketch.known_cka_problem[1]
-        if sketch.cka_problem(estimator) is not None:
+            problem, noise[index] = sketch.known_cka_problem
+        if problem is not None:
             own[index] = torch.nan
     norms = terms.own.new_tensor(own)
     slack = STANDARD_ERRORS * norms.new_tensor(noise) / norms
@@ -83,7 +84,7 @@ def centered_kernel_alignment_matrix(
     return values.to(rows[0].dtype)
 
 
-def normalized_bures_similarity(a: Sketch, b: Sketch) -> Tensor:
+def normalized_bures_similarity(a: CenteredSums, b: CenteredSums) -> Tensor:
     r"""NBS of two sketches, :math:`\|X'Y\|_* / (\|X\|_F \|Y\|_F)` of the sketched, centred data.
 
     The nuclear norm is the sum of the singular values of the c1 x c2 cross-product, in float64. Folding lowers it by
@@ -115,7 +116,7 @@ def normalized_bures_similarity(a: Sketch, b: Sketch) -> Tensor:
     return value.clamp(0, 1).to(a.dtype)
 
 
-def _data(sketch: Sketch) -> Tensor:
+def _data(sketch: CenteredSums) -> Tensor:
     """(folds, M, c) in float64 whose Grams are those of the sketch."""
     if sketch.keeps_factors:
         return positive_factor(sketch.kernel())[None]

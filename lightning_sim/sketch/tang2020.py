@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_sim.sketch.arguments import checked_integer
+from lightning_sim.sketch.bucket_sums import BucketSums
 from lightning_sim.sketch.hashing import HashedSamples, random_buckets
 from lightning_sim.sketch.kernels import kernel_similarity
 from lightning_sim.sketch.sketch import Sketch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Tang2020Sketch"]
 
@@ -136,7 +140,7 @@ class Tang2020Sketch(Sketch):
         """Why CKA with any other sketch is NaN, in words, or None: it has no variance to divide by but that."""
         return self.problem()
 
-    def require_comparable(self, other: Sketch) -> None:
+    def require_comparable(self, other: BucketSums) -> None:
         """Raise the reason, if the two sketches cannot be compared sample by sample."""
         theirs = getattr(other, "buckets_per_sample", None)
         if theirs != self.buckets_per_sample:
@@ -155,5 +159,5 @@ class Tang2020Sketch(Sketch):
         return super().state_dict() | {"buckets_per_sample": self.buckets_per_sample}
 
     @classmethod
-    def _of_settings(cls, state: dict[str, Any], dtype: torch.dtype) -> Sketch:
+    def _of_settings(cls, state: dict[str, Any], dtype: torch.dtype) -> Self:
         return cls(state["num_buckets"], state["buckets_per_sample"], state["seed"], dtype)

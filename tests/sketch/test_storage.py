@@ -12,7 +12,8 @@ from safetensors.torch import load, save, save_file
 
 from lightning_sim.sketch import Sketch, mean_embedding_norm
 from lightning_sim.sketch.sketch_set import SketchSet
-from lightning_sim.sketch.storage import is_sketch_file, load_sketch, load_sketches, save_sketch, save_sketches
+from lightning_sim.sketch.state_files import is_sketch_file
+from lightning_sim.sketch.storage import load_sketch, load_sketches, save_sketch, save_sketches
 from tests.processes import Process
 
 from .data import related, sketched
