@@ -143,7 +143,11 @@ class Session:
             "gradients": self._gradients(),
             "estimator": self._pairs.estimator,
             "pool": self.settings.pool,
-            "probe": {"num_samples": self._runner.probe.size, "fingerprint": self._fingerprint},
+            "probe": {
+                "num_samples": self._runner.probe.size,
+                "choice": self._runner.probe.choice,
+                "fingerprint": self._fingerprint,
+            },
             "sketch": {
                 "algorithm": self.settings.sketch,
                 "num_buckets": sketch.num_buckets,

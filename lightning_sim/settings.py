@@ -22,7 +22,7 @@ from lightning_sim.measures import DEFAULT_MEASURES, Measure
 from lightning_sim.probe.gradients import Objective, expected_loss, total_loss
 from lightning_sim.probe.pooling import POOLS
 from lightning_sim.probe.representations import REPRESENTATIONS, needs_gradients, sketched
-from lightning_sim.probe.samples import MINIMUM_SAMPLES
+from lightning_sim.probe.samples import CHOICES, MINIMUM_SAMPLES
 from lightning_sim.reference import Reference
 from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
 
@@ -48,6 +48,8 @@ class Settings:
     loss: Callable[[Any, Any], Tensor] | None = None
     sketch: str = "default"
     pool: str = "flatten"
+    probe_choice: str = "spaced"
+    cache_probe: bool = False
 
     def __post_init__(self) -> None:
         check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
@@ -71,6 +73,9 @@ class Settings:
         check_choice(self.estimator, "estimator", ("unbiased", "biased"))
         check_choice(self.sketch, "sketch", ("default", "tang2020"))
         check_choice(self.pool, "pool", POOLS)
+        check_choice(self.probe_choice, "probe_choice", CHOICES)
+        if not isinstance(self.cache_probe, bool):
+            raise ValueError(f"`cache_probe` must be True or False, got {described(self.cache_probe)}")
         _check_probe(self.probe)
         self.make_sketch()  # refuses sizes that do not work
         self.make_objective()

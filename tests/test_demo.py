@@ -74,7 +74,7 @@ def test_both_are_compared_with_the_checkpoint_of_the_reference(demo: Demo) -> N
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     for run in demo.histories.values():
         assert run.metadata["reference"]["sha256"] == digest
-        assert run.metadata["probe"]["num_samples"] == 450
+        assert (run.metadata["probe"]["num_samples"], run.metadata["probe"]["choice"]) == (450, "spaced")
 
 
 def test_fine_tuning_starts_from_the_checkpoint(demo: Demo) -> None:

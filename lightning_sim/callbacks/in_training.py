@@ -38,7 +38,13 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
 
     source = _probe_source(settings, trainer)
     with isolated_random_state(settings.seed):  # an iterable dataset is read here
-        probe = Probe(source, settings.num_samples)
+        probe = Probe(
+            source,
+            settings.num_samples,
+            choice=settings.probe_choice,
+            seed=settings.seed,
+            keep=settings.cache_probe,
+        )
     return ProbeRunner(
         probe,
         partial(settings.make_sketch, probe.size),

@@ -62,8 +62,8 @@ class SimilarityMonitor(Callback):
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint, an ``nn.Module`` or a
             :class:`lightning_sim.Reference`.
-        probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). The first
-            `num_samples` samples in dataset order are used.
+        probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). A
+            loader's `num_workers` load it, and its sampler is not used.
         layers: names and globs (or one), ``"auto"`` (convolution, linear, embedding, recurrent and attention layers,
             or blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers
             differently.
@@ -92,6 +92,10 @@ class SimilarityMonitor(Callback):
             that carries the one to the other (:func:`lightning_sim.sketch.transport_map_kernel`). Gradients take a
             backward pass over the probe, and as much memory as one batch does in training.
         num_samples: size of the probe.
+        probe_choice: which samples of the data set these are, always in its order: ``"spaced"``, one of each of
+            `num_samples` equal stretches, which also a data set sorted by class is well represented by; ``"first"``;
+            ``"random"``, by `seed`. Of an iterable data set the first are taken.
+        cache_probe: keep the probe's batches in memory after the first pass, for data that are expensive to load.
         num_buckets: M of the sketches; no collisions, hence exact in the samples, while num_samples <= num_buckets.
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A probe that leaves
             half of the buckets empty gets half of them and twice the projections, and so on: the same memory, exact for
@@ -150,6 +154,8 @@ class SimilarityMonitor(Callback):
         loss: Callable[[Any, Any], Tensor] | None = None,
         sketch: Literal["default", "tang2020"] = "default",
         pool: Literal["flatten", "mean", "first", "last", "tokens"] = "flatten",
+        probe_choice: Literal["spaced", "first", "random"] = "spaced",
+        cache_probe: bool = False,
         name: str = "similarity",
         directory: str | Path | None = None,
         save_sketches: bool | int = False,
@@ -176,6 +182,8 @@ class SimilarityMonitor(Callback):
             loss=loss,
             sketch=sketch,
             pool=pool,
+            probe_choice=probe_choice,
+            cache_probe=cache_probe,
         )
         self.name = checked_name(name)
         self.save_sketches = check_saving(save_sketches, sketch)

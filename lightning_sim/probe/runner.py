@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
@@ -66,7 +65,7 @@ class ProbeRunner:
         tensors = (*network.named_parameters(), *network.named_buffers())
         if lazy := [name for name, value in tensors if is_lazy(value)]:
             raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
-        batches = islice(self.probe.batches(0, self.world_size), 1)
+        batches = self.probe.first_batch(self.world_size)
         return self._snapshot(network, layers, batches, representations=("features",))
 
     def find_chain(self, network: nn.Module) -> list[str]:
@@ -76,7 +75,7 @@ class ProbeRunner:
             ValueError: when they are no chain, with why.
         """
         with self._untraced(network, {}):
-            _, batch = next(self.probe.batches(0, self.world_size))
+            _, batch = next(self.probe.first_batch(self.world_size))
             return find_chain(network, self.prepare(network, batch), self._forward_in_context)
 
     def snapshot(
@@ -164,7 +163,7 @@ class ProbeRunner:
 
     def try_first(self, network: nn.Module, summed: Summed, *, one_by_one: bool = False) -> None:
         """Run what `mean` is to run on the first batch alone, the same on every rank."""
-        self._sum(network, summed, islice(self.probe.batches(0, self.world_size, one_by_one=one_by_one), 1), {})
+        self._sum(network, summed, self.probe.first_batch(self.world_size, one_by_one=one_by_one), {})
 
     def weights_of_all_ranks(
         self, network: nn.Module, weights: Mapping[str, Tensor] | None = None

@@ -10,7 +10,7 @@ from lightning_sim.sketch import SketchSet, load_sketches, save_sketches
 from ..sketch.data import sketched
 from .training import CONVOLUTIONS, digits, features, fit, new_network
 
-SIZES = {"num_samples": 100, "num_buckets": 128, "num_projections": 128}
+SIZES = {"num_samples": 100, "probe_choice": "first", "num_buckets": 128, "num_projections": 128}
 
 
 def files_of(root):

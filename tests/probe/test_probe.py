@@ -34,9 +34,69 @@ class Stream(IterableDataset):
     ],
 )
 def test_the_first_samples_in_dataset_order_each_with_its_id(source):
-    batches = list(Probe(source, 23).batches())
+    batches = list(Probe(source, 23, choice="first").batches())
     assert torch.cat([ids for ids, _ in batches]).tolist() == list(range(23))
     assert torch.cat([batch[0] for _, batch in batches])[:, 0].tolist() == list(range(23))
+
+
+@pytest.mark.parametrize(("length", "size"), [(30, 30), (1000, 7), (1000, 999), (10_000, 1024)])
+def test_spaced_samples_are_one_of_each_stretch_of_the_dataset(length, size):
+    found = torch.cat([batch[0] for _, batch in Probe(numbered(length), size).batches()])[:, 0]
+    stretch = (found + 0.5) * size / length
+    assert (stretch - torch.arange(size) - 0.5).abs().max() <= 0.5 + size / length
+    assert found.diff().min() > 0
+    assert len(found) == size
+
+
+@pytest.mark.parametrize("labels", [torch.arange(10_000) // 1000, torch.arange(10_000) % 10])
+@pytest.mark.parametrize("choice", ["spaced", "random"])
+def test_all_classes_are_there_whether_sorted_or_taking_turns(labels, choice):
+    probe = Probe(TensorDataset(labels), 1000, choice=choice)
+    counts = torch.bincount(torch.cat([batch[0] for _, batch in probe.batches()]), minlength=10)
+    assert 70 <= counts.min() <= counts.max() <= 130
+
+
+def test_a_random_choice_is_that_of_its_seed_and_moves_no_random_state():
+    before = states()
+    chosen = [Probe(numbered(1000), 50, choice="random", seed=seed).indices for seed in (3, 3, 4)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert states() == before
+    with pytest.raises(ValueError, match="probe_choice"):
+        Probe(Stream(), 8, choice="random")
+    assert Probe(Stream(), 8).choice == "first"
+
+
+class Worked(TensorDataset):
+    """Says who loads a sample, and counts what is loaded in this process."""
+
+    loaded = 0
+
+    def __getitem__(self, index):
+        self.loaded += 1
+        worker = torch.utils.data.get_worker_info()
+        return (*super().__getitem__(index), -1 if worker is None else worker.id)
+
+
+def test_the_loader_s_workers_load_the_probe_and_none_are_started_for_the_first_batch():
+    dataset = Worked(torch.arange(40))
+    probe = Probe(DataLoader(dataset, batch_size=5, num_workers=2), 40)
+    batches = list(probe.batches())
+    assert torch.cat([ids for ids, _ in batches]).tolist() == list(range(40))
+    assert torch.cat([batch[0] for _, batch in batches]).tolist() == list(range(40))
+    assert {int(worker) for _, batch in batches for worker in batch[1]} == {0, 1}
+    (only,) = probe.first_batch()
+    assert only[1][1].tolist() == [-1] * 5
+    assert dataset.loaded == 5
+
+
+def test_kept_batches_are_loaded_once_and_survive_changes_in_place():
+    dataset = Worked(torch.arange(12.0))
+    probe = Probe(DataLoader(dataset, batch_size=5), 12, keep=True)
+    for _, batch in probe.batches():
+        batch[0].zero_()
+    assert torch.cat([batch[0] for _, batch in probe.batches()]).tolist() == list(range(12))
+    assert dataset.loaded == 12
+    assert len(list(probe.batches(one_by_one=True))) == 12
 
 
 @pytest.mark.parametrize(("size", "world"), [(23, 2), (23, 3), (4, 5)])
@@ -62,10 +122,11 @@ def test_loaders_that_make_their_own_batches_are_refused():
 
 
 def test_fingerprint_tells_contents_and_sizes_apart():
-    base = Probe(numbered(30), 20).fingerprint()
-    assert Probe(DataLoader(numbered(99), batch_size=5), 20).fingerprint() == base
-    assert Probe(numbered(30), 21).fingerprint() != base
-    assert Probe(TensorDataset(torch.ones(30, 1)), 20).fingerprint() != base
+    base = Probe(numbered(30), 20, choice="first").fingerprint()
+    assert Probe(DataLoader(numbered(99), batch_size=5), 20, choice="first").fingerprint() == base
+    assert Probe(DataLoader(numbered(99), batch_size=5), 20).fingerprint() != base
+    assert Probe(numbered(30), 21, choice="first").fingerprint() != base
+    assert Probe(TensorDataset(torch.ones(30, 1)), 20, choice="first").fingerprint() != base
 
 
 def states():
