@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_sim.callbacks import SimilarityMonitor
+    from lightning_sim.engine import SimilarityEngine, compare_networks
     from lightning_sim.metrics import (
         CanonicalCorrelation,
         CenteredKernelAlignment,
@@ -30,11 +31,13 @@ __all__ = [
     "PredictionAgreement",
     "RankCorrelation",
     "Reference",
+    "SimilarityEngine",
     "SimilarityHistory",
     "SimilarityMonitor",
     "Sketch",
     "WeightCenteredKernelAlignment",
     "__version__",
+    "compare_networks",
     "read_history",
 ]
 
@@ -46,6 +49,8 @@ _HOME = {
     "PredictionAgreement": "lightning_sim.metrics",
     "RankCorrelation": "lightning_sim.metrics",
     "WeightCenteredKernelAlignment": "lightning_sim.metrics",
+    "SimilarityEngine": "lightning_sim.engine",
+    "compare_networks": "lightning_sim.engine",
     "Reference": "lightning_sim.reference",
     "SimilarityHistory": "lightning_sim.record",
     "SimilarityMonitor": "lightning_sim.callbacks",

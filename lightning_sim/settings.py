@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -19,9 +20,11 @@ from lightning_sim._arguments import (
 )
 from lightning_sim._checks import check_choice
 from lightning_sim.measures import DEFAULT_MEASURES, Measure
+from lightning_sim.probe import Probe, call_network, isolated_random_state
 from lightning_sim.probe.gradients import Objective, expected_loss, total_loss
 from lightning_sim.probe.pooling import POOLS
 from lightning_sim.probe.representations import REPRESENTATIONS, needs_gradients, sketched
+from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.probe.samples import CHOICES, MINIMUM_SAMPLES
 from lightning_sim.reference import Reference
 from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
@@ -35,15 +38,15 @@ class Settings:
 
     reference: Reference
     probe: Any
-    layers: str | Sequence[str] | Mapping[str, str]
     measures: tuple[Measure, ...]
-    representations: Sequence[str]
-    num_samples: int
-    num_buckets: int
-    num_projections: int
-    estimator: str
-    forward: Callable[[nn.Module, Any], Any]
-    seed: int
+    layers: str | Sequence[str] | Mapping[str, str] = "auto"
+    representations: Sequence[str] = ("features",)
+    num_samples: int = 1024
+    num_buckets: int = 1024
+    num_projections: int = 1024
+    estimator: str = "unbiased"
+    forward: Callable[[nn.Module, Any], Any] = call_network
+    seed: int = 0
     beta: float = 0.5
     loss: Callable[[Any, Any], Tensor] | None = None
     sketch: str = "default"
@@ -95,6 +98,23 @@ class Settings:
         saved = self.reference.saved
         sketches = [] if saved is None else [s for layers in saved.sketches.values() for s in layers.values()]
         return any((s.num_buckets, s.num_projections) == (num_buckets, num_projections) for s in sketches)
+
+    def make_runner(self, source: Any, **where: Any) -> ProbeRunner:
+        """Runs networks over samples of `source`; `where` and how is that of :class:`ProbeRunner`."""
+        with isolated_random_state(self.seed):  # an iterable dataset is read here
+            probe = Probe(
+                source, self.num_samples, choice=self.probe_choice, seed=self.seed, keep=self.cache_probe
+            )
+        return ProbeRunner(
+            probe,
+            partial(self.make_sketch, probe.size),
+            forward=self.forward,
+            seed=self.seed,
+            representations=self.sketched,
+            objective=self.make_objective(),
+            pool=self.pool,
+            **where,
+        )
 
     def make_objective(self) -> Objective:
         """Whose gradients are taken."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
-import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_sim.probe import Probe, call_network, isolated_random_state
+from lightning_sim.engine import prepared
+from lightning_sim.probe import call_network, isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.settings import Settings
 
@@ -32,32 +30,15 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
         if network is trainer.lightning_module:
             return strategy.batch_to_device(precision.convert_input(batch))
         # The training's precision is not the reference's, which may be a float32 teacher of a bfloat16 student.
-        dtype = next((value.dtype for value in network.parameters() if value.is_floating_point()), torch.float32)
-        moved = strategy.batch_to_device(batch)
-        return apply_to_collection(moved, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
+        return prepared(network, strategy.batch_to_device(batch))
 
-    source = _probe_source(settings, trainer)
-    with isolated_random_state(settings.seed):  # an iterable dataset is read here
-        probe = Probe(
-            source,
-            settings.num_samples,
-            choice=settings.probe_choice,
-            seed=settings.seed,
-            keep=settings.cache_probe,
-        )
-    return ProbeRunner(
-        probe,
-        partial(settings.make_sketch, probe.size),
-        forward=settings.forward,
+    return settings.make_runner(
+        _probe_source(settings, trainer),
         device=strategy.root_device,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         prepare=prepare,
         context=lambda network: precision.forward_context() if network is trainer.lightning_module else nullcontext(),
-        seed=settings.seed,
-        representations=settings.sketched,
-        objective=settings.make_objective(),
-        pool=settings.pool,
     )
 
 

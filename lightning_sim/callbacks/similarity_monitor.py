@@ -17,8 +17,9 @@ from lightning_sim.callbacks.agreed import log_agreed
 from lightning_sim.callbacks.in_training import probe_runner, require_runnable, whose_weights
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.reporting import by_problem, figures_of
-from lightning_sim.callbacks.run_directory import RunDirectory, checked_name, directory_of, run_name
-from lightning_sim.callbacks.saving import save_snapshot
+from lightning_sim.callbacks.run_directory import directory_of, run_name
+from lightning_sim.run_directory import RunDirectory, checked_name
+from lightning_sim.saving import save_snapshot
 from lightning_sim.callbacks.schedule import measured_every, schedule_problem, unlogged_values
 from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
 from lightning_sim.measures import DEFAULT_MEASURES, as_measures

@@ -1,0 +1,141 @@
+"""One monitored run: what is compared, what was measured so far, the record of it, and what is said of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_sim.probe import Snapshot, isolated_random_state
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.record import Key, Measurement, SimilarityHistory
+from lightning_sim.run_directory import RunDirectory
+from lightning_sim.saving import save_snapshot
+from lightning_sim.session import Session
+from lightning_sim.settings import Settings
+
+__all__ = ["Bar", "MonitoredRun"]
+
+Bar = Callable[[int], AbstractContextManager[Callable[[], None]]]
+
+
+class MonitoredRun:
+    """Measures one network whenever it is told to, and keeps what it finds in memory and on disk.
+
+    Args:
+        settings: what is compared, and how.
+        runner: runs networks over the probe.
+        network: the monitored one.
+        before: the `state_dict` of the run that is continued; empty for a new one.
+        metadata: of the run, for the record.
+        bar: ``bar(total)`` shows progress over so many batches, and yields what is called after each.
+        strict: raise what fails instead of warning of it.
+        save_every: save the sketches of every n-th measurement; 0 for none.
+        warn: says what has failed; the same only once.
+
+    Raises:
+        OtherComparisonError: where `before` compared something else.
+        ValueError: for what cannot work, with what would.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        runner: ProbeRunner,
+        network: nn.Module,
+        *,
+        before: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        bar: Bar,
+        strict: bool,
+        save_every: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self._bar, self._strict, self._save_every, self._warn = bar, strict, save_every, warn
+        self._directory: RunDirectory | None = None
+        self._run_id = before.get("run_id")
+        with isolated_random_state(settings.seed):
+            self._session = Session(settings, runner)
+            with bar(self._session.num_batches()) as advance:
+                self._session.start(network, advance, before.get("session"))
+        self.history = SimilarityHistory.from_state(before["history"]) if before else SimilarityHistory({})
+        self.history.metadata.update({**self._session.describe(), **metadata})
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the record lies; None where there is none, or before there is anything to write."""
+        return None if self._directory is None else self._directory.path
+
+    def keys(self) -> list[Key]:
+        """What every measurement gives values for."""
+        return self._session.keys()
+
+    def record_in(self, wanted: Path) -> None:
+        """Keep a record in this directory, or beside it where another run's is there."""
+        self._directory = RunDirectory(wanted, self.history, self._run_id, self._warn)
+
+    def measure(self, network: nn.Module, epoch: int, step: int) -> Measurement:
+        """Compare the network with the reference now, and keep what is found.
+
+        Raises:
+            RuntimeError: where something could not be measured, if the run is strict.
+        """
+        with isolated_random_state(self.settings.seed), self._bar(self._session.num_batches()) as advance:
+            measurement, problems = self._session.measure(
+                network,
+                epoch,
+                step,
+                advance=advance,
+                save=self._saver(network, epoch, step),
+                strict=self._strict,
+            )
+        for problem, about in _by_problem(problems).items():
+            if self._strict:
+                raise RuntimeError(f"SimilarityMonitor could not measure: {about} {problem}")
+            self._warn(f"{about} {problem}; its similarity is logged as NaN")
+        self.history.append(measurement)
+        if self._directory is not None:
+            self._directory.append(measurement)
+        return measurement
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives and tensors: the history, and the reference where it could not be made again."""
+        return {
+            "history": self.history.to_state(),
+            "session": self._session.state_dict(),
+            "run_id": self._run_id if self._directory is None else self._directory.run_id,
+        }
+
+    def close(self) -> None:
+        """Let whoever continues this run continue its record."""
+        if self._directory is not None:
+            self._directory.close()
+
+    def _saver(self, network: nn.Module, epoch: int, step: int) -> Callable[[Snapshot, str, str], None] | None:
+        """What writes the sketches of this measurement, on every rank; None where they are not wanted."""
+        if not self._save_every or (len(self.history) + 1) % self._save_every:
+            return None
+
+        def save(snapshot: Snapshot, probe: str, gradients: str) -> None:
+            if self._directory is None:
+                return
+            try:
+                folder = self._directory.folder("sketches")
+                name = type(network).__name__
+                save_snapshot(snapshot, folder, epoch, step, network=name, probe=probe, gradients=gradients)
+            except (OSError, ValueError) as error:
+                self._warn(f"the sketches could not be saved: {error}")
+
+        return save
+
+
+def _by_problem(problems: Mapping[Key, str]) -> dict[str, str]:
+    """Problem -> what it is about: the layers, or else the measures."""
+    about: dict[str, dict[str, None]] = {}
+    for key, problem in problems.items():
+        about.setdefault(problem, {})[key.measure if key.layer is None else key.layer] = None
+    return {problem: ", ".join(names) for problem, names in about.items()}
