@@ -91,9 +91,9 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare = commands.add_parser(
         "compare",
-        help="compare saved sketches: layers of two networks, epochs of a run, or many runs",
+        help="compare saved sketches, or two checkpoints: layers of two networks, epochs of a run, or many runs",
         description=(
-            "Compare saved sketches. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
+            "Compare saved sketches, or with --network and --data two checkpoints. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
             "save_sketches. One or two: every layer with every layer, at the last epoch. One or two with --layer: "
             "that layer, every epoch with every epoch. Three or more: every run with every run, the mean over the "
             "layers that they share, or --layer. A measure of outputs compares runs likewise, and of one or two every "
@@ -105,6 +105,11 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare.add_argument("--estimator", choices=("unbiased", "biased"), default="unbiased", help="of CKA")
     compare.add_argument("--representation", metavar="NAME", default="features", help="default: features")
     compare.add_argument("--layer", metavar="NAME", help="only this layer")
+    compare.add_argument(
+        "--network", metavar="MODULE:FUNCTION", help="makes the network of two checkpoints, without their weights"
+    )
+    compare.add_argument("--data", metavar="MODULE:FUNCTION", help="makes the DataLoader or Dataset that both run on")
+    compare.add_argument("--record", metavar="DIR", type=Path, help="write the record of checkpoints, for `report`")
     compare.add_argument("--epoch", metavar="N", type=int, help="this epoch instead of the last")
     compare.add_argument(
         "--out",

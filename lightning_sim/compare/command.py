@@ -14,12 +14,15 @@ from typing import Any
 
 from lightning_sim._checks import check_choice
 from lightning_sim.compare.matrices import LAYER_MEASURES, epoch_matrix, layer_matrix, run_matrix, run_rows, tidy
+from lightning_sim.compare.networks import compare_checkpoints
 from lightning_sim.compare.outputs import OUTPUT_MEASURES, output_matrix
 from lightning_sim.compare.sources import SketchedRun, find_run
 from lightning_sim.figures import heatmap_figure
 from lightning_sim.figures.labels import printable
 from lightning_sim.measures import MEASURES
 from lightning_sim.record import SimilarityMatrix
+from lightning_sim.views import summarize
+from lightning_sim.views.table import summary_table
 
 __all__ = ["run"]
 
@@ -31,7 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            matrix, rows, title, labels = _compared(parsed)
+            matrix, rows, title, labels = (_compared_networks if parsed.network or parsed.data else _compared)(parsed)
         for message in dict.fromkeys(str(warning.message) for warning in caught):
             print(f"lightning-sim: {printable(message)}", file=sys.stderr)
         _print_matrix(matrix, title)
@@ -74,6 +77,19 @@ def _compared(
     b = a if len(runs) == 1 else last.at(parsed.epoch)
     matrix = layer_matrix(a, b, **options)
     return matrix, tidy(matrix), f"{parsed.measure} of {parsed.representation}", (names[0], names[-1])
+
+
+def _compared_networks(
+    parsed: argparse.Namespace,
+) -> tuple[SimilarityMatrix, list[dict[str, Any]], str, tuple[str, str]]:
+    """As `_compared`, of checkpoints; what is no matrix is printed at once."""
+    history = compare_checkpoints(parsed)
+    print(summary_table(summarize({str(history.run): history}), width=160), end="\n\n")
+    if parsed.record is not None:
+        print(f"written: {history.save(parsed.record)}")
+    matrix = history.matrix(parsed.measure, representation=parsed.representation)
+    mine, theirs = _short_names(parsed.paths)
+    return matrix, tidy(matrix), f"{parsed.measure} of {parsed.representation}", (mine, theirs)
 
 
 def _compared_outputs(

@@ -18,6 +18,7 @@ from lightning_sim.figures import Panel, draw_heatmap, panel_grid
 from lightning_sim.functional.correlation import CorrelationResult
 from lightning_sim.record.asking import check_asked, unknown
 from lightning_sim.record.correlations import CORRELATION, CORRELATION_SCALE, Method, correlate
+from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 from lightning_sim.record.reading import read_run
@@ -298,6 +299,24 @@ class SimilarityHistory:
             history = item if isinstance(item, SimilarityHistory) else read_history(item)
             named[_free_name(history.run or "run", set(named))] = history
         return SimilarityHistory.concatenate(named, matrices=matrices)
+
+    def save(self, directory: Path | str) -> Path:
+        """Write a record, which `read_history` and ``lightning-sim report`` read.
+
+        Args:
+            directory: made when needed; where a record is already, the first free of ``<directory>-1``, ``-2``, ...
+
+        Returns:
+            The directory of the record.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        writer = RecordWriter(Path(directory), self.metadata, self.measurements)
+        try:
+            return writer.claim()
+        finally:
+            writer.close()
 
     def to_state(self) -> dict[str, Any]:
         """The history as primitives and tensors, which checkpoints load without running code."""
