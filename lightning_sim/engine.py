@@ -141,6 +141,12 @@ class SimilarityEngine:
         """Let another process continue the record."""
         self._run.close()
 
+    def __enter__(self) -> SimilarityEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _warn(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
