@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
-__all__ = ["MINIMUM_SAMPLES", "Probe"]
+__all__ = ["MINIMUM_SAMPLES", "Probe", "tensor_bytes"]
 
 MINIMUM_SAMPLES = 4
 _SAMPLES_IN_FINGERPRINT = 8
@@ -89,11 +89,15 @@ class Probe:
         return digest.hexdigest()[:16]
 
 
+def tensor_bytes(value: Tensor) -> bytes:
+    """The values as they lie in memory, for hashes."""
+    return value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+
+
 def _hash_content(value: Any, update: Callable[[bytes], None]) -> None:
     if isinstance(value, Tensor):
         update(f"{value.dtype}{tuple(value.shape)}".encode())
-        if value.numel():
-            update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+        update(tensor_bytes(value))
     elif isinstance(value, Mapping):
         for key in value:
             update(str(key).encode())
