@@ -26,7 +26,7 @@ from lightning_sim.probe.samples import MINIMUM_SAMPLES
 from lightning_sim.reference import Reference
 from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "check_saving"]
 
 
 @dataclass(frozen=True)
