@@ -71,6 +71,8 @@ class Session:
             self._reference = chosen.saved
         if restored is not None:
             self._take_over(restored)
+        # After a measurement that failed, "previous" holds nothing to be taken over.
+        taken_over = restored is not None and bool(self._reference.sketches)
         if not self._reference.sketches:
             self._reference = self._runner.snapshot(
                 other, list(dict.fromkeys(self._pairs.layers.values())), weights=weights, advance=advance
@@ -80,7 +82,7 @@ class Session:
                 for sketch in sketches.values():
                     sketch.to(self._runner.device).keep_grams = True
         missing = [m.name for m in self.measures if m.name not in self._reference.kept]
-        if restored is not None and reference.kind in ("init", "previous") and missing:
+        if taken_over and reference.kind in ("init", "previous") and missing:
             raise ValueError(
                 f"the checkpoint was monitored without {', '.join(missing)}, and the reference is gone by now; resume "
                 "without these measures, or with another reference"
@@ -89,7 +91,8 @@ class Session:
         side = Side(self._reference, self._runner, live, weights, is_reference=True, advance=advance)
         for measure in self.measures:
             side.kept(measure)
-        self._require_whole_reference()
+        if not (taken_over and reference.kind == "previous"):  # which the next measurement replaces
+            self._require_whole_reference()
 
     def measure(
         self,
@@ -125,7 +128,7 @@ class Session:
             self._keep_all(mine)
             self._reference = current  # and never recycled: a checkpoint that holds it may still be written
         else:
-            self._last = current
+            self._last = Snapshot(current.sketches)  # their memory is all that is used again
         found.numbers[Key("seconds")] = time.perf_counter() - started
         return Measurement(epoch, step, found.numbers, tuple(found.matrices)), found.problems
 
@@ -235,11 +238,12 @@ class Session:
 
     def _require_whole_reference(self) -> None:
         """What is NaN in the reference would be NaN in every measurement."""
-        theirs = self._pairs.layers.values()
+        theirs = set(self._pairs.layers.values())
         broken = {layer: problem for layer, problem in self._reference.problems.items() if layer in theirs}
-        for layer, sketch in self._reference.of("features").items():
-            if not sketch.is_finite():
-                broken.setdefault(layer, sketch.problem() or "is not finite")
+        for representation, sketches in self._reference.sketches.items():
+            for layer, sketch in sketches.items():
+                if layer in theirs and not sketch.is_finite():
+                    broken.setdefault(layer, f"holds NaN or infinite {representation}")
         if broken:
             raise ValueError(f"the reference cannot be compared with: {listing(broken)}")
 
