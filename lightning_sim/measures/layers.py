@@ -146,7 +146,7 @@ class LayerFunction(LayerMeasure):
                 f"num_buckets={1 << (samples - 1).bit_length()}, or num_samples to at most {sketch.num_buckets}"
             )
         elif mine.runner.pool == "tokens":
-            reason = 'pool="tokens" spreads positions over shared buckets: use pool="mean", "first", "last" or "flatten"'
+            reason = 'pool="tokens" has positions share buckets: use pool="mean", "first", "last" or "flatten"'
         elif "transport_map" in pairs.representations:
             reason = 'the representation "transport_map" is of none: leave it out'
         elif isinstance(sketch, Tang2020Sketch):

@@ -179,6 +179,9 @@ def test_numbers_that_float32_cannot_hold_are_nan_and_say_so(tmp_path: Any, valu
         ((), "`measures` is empty"),
         ("no_such_measure", "must be of cka, nbs, wcka.*functions, metrics or Measures, got 'no_such_measure' .str."),
         (3, "functions, metrics or Measures, got 3"),
+        (Drift, r"functions, metrics or Measures, got <class .*Drift'> .type."),
+        ((CosineSimilarity,), r"functions, metrics or Measures, got <class 'torch.*Similarity'> .ABCMeta."),
+        ([["cka"]], r"functions, metrics or Measures, got \['cka'\] .list."),
         ({"cka": 1}, "functions, metrics or Measures, got {'cka': 1}"),
     ],
 )
@@ -187,8 +190,20 @@ def test_what_is_no_measure_is_refused_with_words(measures: Any, message: str) -
         SimilarityMonitor(measures=measures)
 
 
+class CountedCalls(list[object]):
+    """A function that can be iterated over as well, and has no hash."""
+
+    __name__ = "calls"
+
+    def __call__(self, x: Tensor, y: Tensor) -> int:
+        self.append(None)
+        return len(self)
+
+
 def test_one_measure_needs_no_list_and_a_metric_is_one() -> None:
-    for measures, name in (("cka", "cka"), (disparity, "disparity"), (CosineSimilarity(), "CosineSimilarity")):
+    metric, calls = CosineSimilarity(), CountedCalls()
+    several = {"cka": "cka", "disparity": disparity, "drift": Drift(), "CosineSimilarity": metric, "calls": calls}
+    for name, measures in several.items():
         assert [measure.name for measure in SimilarityMonitor(measures=measures).settings.measures] == [name]
 
 
