@@ -48,6 +48,7 @@ class Settings:
     loss: Callable[[Any, Any], Tensor] | None = None
     sketch: str = "default"
     pool: str = "flatten"
+    on_error: str = "warn"
 
     def __post_init__(self) -> None:
         check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
@@ -71,6 +72,7 @@ class Settings:
         check_choice(self.estimator, "estimator", ("unbiased", "biased"))
         check_choice(self.sketch, "sketch", ("default", "tang2020"))
         check_choice(self.pool, "pool", POOLS)
+        check_choice(self.on_error, "on_error", ("warn", "raise"))
         _check_probe(self.probe)
         self.make_sketch()  # refuses sizes that do not work
         self.make_objective()
