@@ -31,7 +31,13 @@ def main(epochs: int = 3, directory: str = "transformers_run") -> SimilarityEngi
     layers = ["bert.encoder.layer.?", "classifier"]
     engine = SimilarityEngine(network, "init", tokens("held-out"), layers=layers, pool="mean", directory=directory)
     arguments = TrainingArguments(
-        directory, num_train_epochs=epochs, learning_rate=1e-3, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True
+        directory,
+        num_train_epochs=epochs,
+        learning_rate=1e-3,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
     )
     Trainer(network, arguments, train_dataset=tokens("training"), callbacks=[Similarity(engine)]).train()
     print(engine.history.to_pandas().query("measure == 'cka'").pivot(index="layer", columns="epoch", values="value"))

@@ -85,7 +85,7 @@ def _applying(settings: Settings, pairs: Pairs, mine: Side, theirs: Side) -> tup
     """The measures that apply; those that do not must be optional."""
     reasons: dict[str, str] = {}
     for measure in settings.measures:
-        if theirs.network is None and not measure.needs.isdisjoint(("weights", "pair")):
+        if theirs.network is None and "weights" in measure.needs:
             reasons[measure.name] = "sketches hold neither the reference's parameters nor what follows from them"
         elif (reason := measure.refuse(mine, theirs, pairs)) is not None:
             reasons[measure.name] = reason

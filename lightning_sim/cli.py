@@ -93,8 +93,9 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "compare",
         help="compare saved sketches, or two checkpoints: layers of two networks, epochs of a run, or many runs",
         description=(
-            "Compare saved sketches, or with --network and --data two checkpoints. Each PATH is a sketch file, a folder of them, or a run that was monitored with "
-            "save_sketches. One or two: every layer with every layer, at the last epoch. One or two with --layer: "
+            "Compare saved sketches, or with --network and --data two checkpoints. Each PATH is a checkpoint, or a "
+            "sketch file, a folder of them, or a run that was monitored with save_sketches. One or two: every layer "
+            "with every layer, at the last epoch. One or two with --layer: "
             "that layer, every epoch with every epoch. Three or more: every run with every run, the mean over the "
             "layers that they share, or --layer. A measure of outputs compares runs likewise, and of one or two every "
             "epoch with every epoch."

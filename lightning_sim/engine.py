@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric import is_wrapped
-from lightning.fabric.utilities.apply_func import apply_to_collection, move_data_to_device
+from lightning.fabric.utilities import move_data_to_device
+from lightning.fabric.utilities.apply_func import apply_to_collection  # type: ignore[attr-defined]
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tqdm.auto import tqdm
 
-from lightning_sim._checks import check_choice
 from lightning_sim.measures import DEFAULT_MEASURES, as_measures
 from lightning_sim.monitored_run import MonitoredRun
 from lightning_sim.probe.runner import ProbeRunner
@@ -45,12 +45,11 @@ class SimilarityEngine:
         directory: of the run, in which ``<name>/record.jsonl`` is written; None writes none.
         name: of the record's directory, and of the run in tables.
         save_sketches: write the sketches of every measurement (of every n-th) beside the record.
-        on_error: ``"warn"``: what fails is warned about once and is NaN; ``"raise"``: it raises.
         progress: show a bar over the batches of a measurement.
         state: the `state_dict` of an engine whose run is to be continued.
         **settings: as for :class:`lightning_sim.SimilarityMonitor`: `layers`, `measures`, `representations`,
             `num_samples`, `probe_choice`, `cache_probe`, `num_buckets`, `num_projections`, `estimator`, `forward`,
-            `beta`, `loss`, `sketch`, `pool`, `seed`.
+            `beta`, `loss`, `sketch`, `pool`, `seed`, `on_error`.
 
     Raises:
         ValueError: for settings that cannot work, with what would.
@@ -78,13 +77,11 @@ class SimilarityEngine:
         directory: str | Path | None = None,
         name: str = "similarity",
         save_sketches: bool | int = False,
-        on_error: Literal["warn", "raise"] = "warn",
         progress: bool = False,
         state: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         checked_name(name)
-        check_choice(on_error, "on_error", ("warn", "raise"))
         known = [field.name for field in fields(Settings)]
         for unknown in settings.keys() - set(known):
             raise TypeError(f"there is no setting {unknown!r}; there are {', '.join(known)}")
@@ -97,6 +94,7 @@ class SimilarityEngine:
             measures=as_measures(settings.pop("measures", DEFAULT_MEASURES)),
             **settings,
         )
+        self._save_every = check_saving(save_sketches, asked.sketch)
         self._said: set[str] = set()
         runner = _runner(asked, self._network)
         self._run = MonitoredRun(
@@ -106,8 +104,6 @@ class SimilarityEngine:
             before=state or {},
             metadata={"run": name, "weights": "current"},
             bar=partial(_bar, name if progress and runner.rank == 0 else None),
-            strict=on_error == "raise",
-            save_every=check_saving(save_sketches, asked.sketch),
             warn=self._warn,
         )
         if directory is not None and runner.rank == 0:
@@ -131,7 +127,8 @@ class SimilarityEngine:
             epoch: of the training, for trajectories.
             step: of the training, likewise.
         """
-        return self._run.measure(self._network if network is None else _unwrapped(network), epoch, step)
+        measured = self._network if network is None else _unwrapped(network)
+        return self._run.measure(measured, epoch, step, save_every=self._save_every)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors for a checkpoint, from which `state` continues: history, and an early reference."""
@@ -221,13 +218,9 @@ def _runner(settings: Settings, network: nn.Module) -> ProbeRunner:
 
 def _unwrapped(network: nn.Module) -> nn.Module:
     """The network inside of what Fabric, DistributedDataParallel and torch.compile put around it."""
-    while True:
-        if is_wrapped(network) or isinstance(network, DistributedDataParallel | DataParallel):
-            network = network.module
-        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
-            network = inner
-        else:
-            return network
+    wrapped = is_wrapped(network) or isinstance(network, DistributedDataParallel | DataParallel)
+    inner = getattr(network, "module" if wrapped else "_orig_mod", None)
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else network
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from lightning_sim.probe import Snapshot, isolated_random_state
+from lightning_sim.probe import isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.run_directory import RunDirectory
-from lightning_sim.saving import save_snapshot
 from lightning_sim.session import Session
 from lightning_sim.settings import Settings
+from lightning_sim.sketch import SketchSet
 
 __all__ = ["Bar", "MonitoredRun"]
 
@@ -32,9 +32,7 @@ class MonitoredRun:
         before: the `state_dict` of the run that is continued; empty for a new one.
         metadata: of the run, for the record.
         bar: ``bar(total)`` shows progress over so many batches, and yields what is called after each.
-        strict: raise what fails instead of warning of it.
-        save_every: save the sketches of every n-th measurement; 0 for none.
-        warn: says what has failed; the same only once.
+        warn: is told what has failed.
 
     Raises:
         OtherComparisonError: where `before` compared something else.
@@ -50,12 +48,9 @@ class MonitoredRun:
         before: Mapping[str, Any],
         metadata: Mapping[str, Any],
         bar: Bar,
-        strict: bool,
-        save_every: int,
         warn: Callable[[str], None],
     ) -> None:
-        self.settings = settings
-        self._bar, self._strict, self._save_every, self._warn = bar, strict, save_every, warn
+        self._settings, self._bar, self._warn = settings, bar, warn
         self._directory: RunDirectory | None = None
         self._run_id = before.get("run_id")
         with isolated_random_state(settings.seed):
@@ -78,25 +73,22 @@ class MonitoredRun:
         """Keep a record in this directory, or beside it where another run's is there."""
         self._directory = RunDirectory(wanted, self.history, self._run_id, self._warn)
 
-    def measure(self, network: nn.Module, epoch: int, step: int) -> Measurement:
+    def measure(self, network: nn.Module, epoch: int, step: int, *, save_every: int) -> Measurement:
         """Compare the network with the reference now, and keep what is found.
 
+        Args:
+            network: the monitored one.
+            epoch: of the training.
+            step: of the training.
+            save_every: save the sketches of every n-th measurement; 0 for none.
+
         Raises:
-            RuntimeError: where something could not be measured, if the run is strict.
+            RuntimeError: where something could not be measured, if the settings say so.
         """
-        with isolated_random_state(self.settings.seed), self._bar(self._session.num_batches()) as advance:
-            measurement, problems = self._session.measure(
-                network,
-                epoch,
-                step,
-                advance=advance,
-                save=self._saver(network, epoch, step),
-                strict=self._strict,
-            )
-        for problem, about in _by_problem(problems).items():
-            if self._strict:
-                raise RuntimeError(f"SimilarityMonitor could not measure: {about} {problem}")
-            self._warn(f"{about} {problem}; its similarity is logged as NaN")
+        save = self._save if save_every and not (len(self.history) + 1) % save_every else None
+        with isolated_random_state(self._settings.seed), self._bar(self._session.num_batches()) as advance:
+            measurement, problems = self._session.measure(network, epoch, step, advance=advance, save=save)
+        self._tell(problems)
         self.history.append(measurement)
         if self._directory is not None:
             self._directory.append(measurement)
@@ -107,7 +99,7 @@ class MonitoredRun:
         return {
             "history": self.history.to_state(),
             "session": self._session.state_dict(),
-            "run_id": self._run_id if self._directory is None else self._directory.run_id,
+            "run_id": None if self._directory is None else self._directory.run_id,
         }
 
     def close(self) -> None:
@@ -115,27 +107,17 @@ class MonitoredRun:
         if self._directory is not None:
             self._directory.close()
 
-    def _saver(self, network: nn.Module, epoch: int, step: int) -> Callable[[Snapshot, str, str], None] | None:
-        """What writes the sketches of this measurement, on every rank; None where they are not wanted."""
-        if not self._save_every or (len(self.history) + 1) % self._save_every:
-            return None
+    def _save(self, sketches: SketchSet) -> None:
+        if self._directory is not None:  # which the first rank alone has
+            self._directory.save(sketches)
 
-        def save(snapshot: Snapshot, probe: str, gradients: str) -> None:
-            if self._directory is None:
-                return
-            try:
-                folder = self._directory.folder("sketches")
-                name = type(network).__name__
-                save_snapshot(snapshot, folder, epoch, step, network=name, probe=probe, gradients=gradients)
-            except (OSError, ValueError) as error:
-                self._warn(f"the sketches could not be saved: {error}")
-
-        return save
-
-
-def _by_problem(problems: Mapping[Key, str]) -> dict[str, str]:
-    """Problem -> what it is about: the layers, or else the measures."""
-    about: dict[str, dict[str, None]] = {}
-    for key, problem in problems.items():
-        about.setdefault(problem, {})[key.measure if key.layer is None else key.layer] = None
-    return {problem: ", ".join(names) for problem, names in about.items()}
+    def _tell(self, problems: Mapping[Key, str]) -> None:
+        """Say each problem with all that it is about, the layers or else the measures."""
+        about: dict[str, dict[str, None]] = {}
+        for key, problem in problems.items():
+            about.setdefault(problem, {})[key.measure if key.layer is None else key.layer] = None
+        for problem, names in about.items():
+            what = f"{', '.join(names)} {problem}"
+            if self._settings.on_error == "raise":
+                raise RuntimeError(f"could not measure: {what}")
+            self._warn(f"{what}; its similarity is logged as NaN")

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from lightning_sim._arguments import described
 from lightning_sim._checkpoints import load_state_dict, require_checkpoint
+from lightning_sim.probe.samples import tensor_bytes
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, SketchSet, load_sketches
 from lightning_sim.sketch.hashing import fingerprint
@@ -229,5 +230,5 @@ def _sha256_of_weights(module: nn.Module) -> str:
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor_bytes(value))
     return digest.hexdigest()

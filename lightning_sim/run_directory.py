@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning_sim._arguments import check_text
 from lightning_sim.record import Measurement, SimilarityHistory
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.places import FILE_NAME
+from lightning_sim.sketch import SketchSet, save_sketches
 
 __all__ = ["RunDirectory", "checked_name"]
 
@@ -70,15 +72,21 @@ class RunDirectory:
         """Write what is missing, and let a later run continue the record."""
         self._writing(RecordWriter.close, "and this was the last try; `monitor.history` holds all of it")
 
-    def folder(self, name: str) -> Path:
-        """A directory beside the record, which is claimed first.
+    def save(self, sketches: SketchSet) -> None:
+        """Write ``sketches/epoch=<epoch>-step=<step>.safetensors`` beside the record.
 
-        Raises:
-            OSError: If the record cannot be written.
+        A file of that name, from before the run was resumed, is renamed to ``epoch=<epoch>-step=<step>-1.safetensors``,
+        or the next free number.
         """
-        place = self._record.claim()
-        self._say_where()
-        return place / name
+        try:
+            path = self._record.claim() / "sketches" / f"epoch={sketches.epoch}-step={sketches.step}.safetensors"
+            self._say_where()
+            if path.exists():
+                numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
+                path.rename(next(earlier for earlier in numbered if not earlier.exists()))
+            save_sketches(sketches, path)
+        except (OSError, ValueError) as error:
+            self._warn(f"the sketches could not be saved: {error}")
 
     def _writing(
         self, write: Callable[[RecordWriter], Any], outlook: str = "and is tried again after the next measurement"

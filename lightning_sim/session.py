@@ -22,6 +22,7 @@ from lightning_sim.probe import LostRanksError, Snapshot
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Measurement
 from lightning_sim.settings import Settings
+from lightning_sim.sketch import SketchSet
 
 __all__ = ["OtherComparisonError", "Session"]
 
@@ -71,6 +72,8 @@ class Session:
             self._reference = chosen.saved
         if restored is not None:
             self._take_over(restored)
+        # After a measurement that failed, "previous" holds nothing to be taken over.
+        taken_over = restored is not None and bool(self._reference.sketches)
         if not self._reference.sketches:
             self._reference = self._runner.snapshot(
                 other, list(dict.fromkeys(self._pairs.layers.values())), weights=weights, advance=advance
@@ -80,7 +83,7 @@ class Session:
                 for sketch in sketches.values():
                     sketch.to(self._runner.device).keep_grams = True
         missing = [m.name for m in self.measures if m.name not in self._reference.kept]
-        if restored is not None and reference.kind in ("init", "previous") and missing:
+        if taken_over and reference.kind in ("init", "previous") and missing:
             raise ValueError(
                 f"the checkpoint was monitored without {', '.join(missing)}, and the reference is gone by now; resume "
                 "without these measures, or with another reference"
@@ -89,7 +92,8 @@ class Session:
         side = Side(self._reference, self._runner, live, weights, is_reference=True, advance=advance)
         for measure in self.measures:
             side.kept(measure)
-        self._require_whole_reference()
+        if not (taken_over and reference.kind == "previous"):  # which the next measurement replaces
+            self._require_whole_reference()
 
     def measure(
         self,
@@ -98,8 +102,7 @@ class Session:
         step: int,
         *,
         advance: Callable[[], None] = lambda: None,
-        save: Callable[[Snapshot, str, str], None] | None = None,
-        strict: bool = False,
+        save: Callable[[SketchSet], None] | None = None,
     ) -> tuple[Measurement, dict[Key, str]]:
         """What the network has in common with the reference now; and why single values are NaN.
 
@@ -108,13 +111,15 @@ class Session:
             epoch: of the training.
             step: of the training.
             advance: called after every batch.
-            save: given what was computed from, the probe's fingerprint, and whose gradients were taken.
-            strict: raise what the network raises, instead of making NaN of all values.
+            save: given what was computed from.
+
+        Raises:
+            Exception: what the network raises, where the settings have ``on_error="raise"``; else all values are NaN.
         """
         started = time.perf_counter()
-        current = self._snapshot(network, advance, save is not None, strict)
+        current = self._snapshot(network, advance, save is not None)
         if save is not None:
-            save(current, self._fingerprint, self._gradients() or "")
+            save(self._sketch_set(current, type(network).__name__, epoch, step))
         other = None if self.settings.reference.saved is not None else self._other(network)
         mine = Side(current, self._runner, network, advance=advance)
         theirs = Side(self._reference, self._runner, other, is_reference=True, advance=advance)
@@ -125,7 +130,7 @@ class Session:
             self._keep_all(mine)
             self._reference = current  # and never recycled: a checkpoint that holds it may still be written
         else:
-            self._last = current
+            self._last = Snapshot(current.sketches)  # their memory is all that is used again
         found.numbers[Key("seconds")] = time.perf_counter() - started
         return Measurement(epoch, step, found.numbers, tuple(found.matrices)), found.problems
 
@@ -165,19 +170,26 @@ class Session:
         """Whose forward the reference runs in: its own, or that of the network it was a state of."""
         return network if self.settings.reference.module is None else self.settings.reference.module
 
-    def _snapshot(self, network: nn.Module, advance: Callable[[], None], keep_logits: bool, strict: bool) -> Snapshot:
+    def _sketch_set(self, snapshot: Snapshot, network: str, epoch: int, step: int) -> SketchSet:
+        """What a file holds of a snapshot: not the layers that could not be sketched."""
+        sketches = {
+            representation: {layer: sketch for layer, sketch in layers.items() if sketch.count}
+            for representation, layers in snapshot.sketches.items()
+        }
+        gradients = self._gradients() or ""
+        return SketchSet(sketches, network, self._fingerprint, gradients, epoch, step, snapshot.logits)
+
+    def _snapshot(self, network: nn.Module, advance: Callable[[], None], keep_logits: bool) -> Snapshot:
         """The network now; where it fails, one without anything but the reason."""
         layers = list(self._pairs.layers)
         keep_logits |= any("logits" in measure.needs for measure in self.measures)
         recycled, self._last = self._last, None  # not to be used again should this measurement fail
         try:
-            return self._runner.snapshot(
-                network, layers, keep_logits=keep_logits, advance=advance, recycled=recycled
-            )
+            return self._runner.snapshot(network, layers, keep_logits=keep_logits, advance=advance, recycled=recycled)
         except LostRanksError:
             raise
         except Exception as error:
-            if strict:
+            if self.settings.on_error == "raise":
                 raise
             reason = f"could not be measured: {type(error).__name__}: {error}"
             return Snapshot(problems=dict.fromkeys(layers, reason), output_problem=reason)
@@ -239,11 +251,12 @@ class Session:
 
     def _require_whole_reference(self) -> None:
         """What is NaN in the reference would be NaN in every measurement."""
-        theirs = self._pairs.layers.values()
+        theirs = set(self._pairs.layers.values())
         broken = {layer: problem for layer, problem in self._reference.problems.items() if layer in theirs}
-        for layer, sketch in self._reference.of("features").items():
-            if not sketch.is_finite():
-                broken.setdefault(layer, sketch.problem() or "is not finite")
+        for representation, sketches in self._reference.sketches.items():
+            for layer, sketch in sketches.items():
+                if layer in theirs and not sketch.is_finite():
+                    broken.setdefault(layer, f"holds NaN or infinite {representation}")
         if broken:
             raise ValueError(f"the reference cannot be compared with: {listing(broken)}")
 

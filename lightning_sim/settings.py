@@ -29,7 +29,7 @@ from lightning_sim.probe.samples import CHOICES, MINIMUM_SAMPLES
 from lightning_sim.reference import Reference
 from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "check_saving"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Settings:
     pool: str = "flatten"
     probe_choice: str = "spaced"
     cache_probe: bool = False
+    on_error: str = "warn"
 
     def __post_init__(self) -> None:
         check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
@@ -79,6 +80,7 @@ class Settings:
         check_choice(self.probe_choice, "probe_choice", CHOICES)
         if not isinstance(self.cache_probe, bool):
             raise ValueError(f"`cache_probe` must be True or False, got {described(self.cache_probe)}")
+        check_choice(self.on_error, "on_error", ("warn", "raise"))
         _check_probe(self.probe)
         self.make_sketch()  # refuses sizes that do not work
         self.make_objective()

@@ -44,7 +44,8 @@ def expected_cka(first, second, layers):
 
 def test_one_call_compares_two_networks_as_a_monitored_run_does(tmp_path):
     first, second = new_network(0), new_network(1, width=7)
-    history = compare_networks(first, second, DataLoader(TensorDataset(SAMPLES), 16), progress=False, directory=tmp_path)
+    data = DataLoader(TensorDataset(SAMPLES), 16)
+    history = compare_networks(first, second, data, progress=False, directory=tmp_path)
     for layer, value in expected_cka(first, second, "02").items():
         assert history.trajectory("cka", layer=layer).values == pytest.approx([value], abs=1e-6)
     assert history.matrix("cka").values.shape == (2, 2)

@@ -40,8 +40,4 @@ def measuring_bar(trainer: Trainer, name: str, total: int) -> Iterator[Callable[
             bar.refresh()
     else:
         with Tqdm(desc=f"Measuring {name}", total=total, leave=False, position=2, dynamic_ncols=True) as tqdm:
-            yield lambda: _advance(tqdm)
-
-
-def _advance(bar: Tqdm) -> None:
-    bar.update(1)
+            yield tqdm.update

@@ -1,21 +1,65 @@
-"""What is told of a measurement beside its numbers: figures, and what could not be measured."""
+"""What is told of measurements: scalars and figures to the loggers, and warnings to the user."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_sim.callbacks.agreed import log_agreed
+from lightning_sim.loggers import log_figures, setup_loggers
 from lightning_sim.record import Key, Measurement, SimilarityHistory
+from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.views import correlation_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["by_problem", "figures_of"]
+__all__ = ["Reports", "measurements_before"]
 
 
-def figures_of(
+class Reports:
+    """What a monitor of this name says."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._set_up: set[Key] = set()
+        self._warned: set[str] = set()
+
+    def start(self) -> None:
+        """Loggers may be others than before."""
+        self._set_up = set()
+
+    def log(self, history: SimilarityHistory, trainer: Trainer, network: LightningModule) -> None:
+        """The newest measurement, with the correlations that follow from it, under its step."""
+        measurement = history.measurements[-1]
+        correlations = live_correlations(history.measurements)
+        keys = [*measurement.by_key, *correlations]
+        if not self._set_up.issuperset(keys):
+            self._set_up.update(keys)
+            setup_loggers(trainer.loggers, keys, history, self._name)
+        logged = measurement.values | {key.name: value for key, value in correlations.items()}
+        log_agreed(network, {f"{self._name}/{name}": value for name, value in logged.items()})
+        log_figures(trainer.loggers, _figures_of(measurement, correlations, history, self._name), measurement.step)
+
+    def warn(self, message: str) -> None:
+        """Every message once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(f"SimilarityMonitor: {message}", UserWarning, stacklevel=4)
+
+
+def measurements_before(keys: Sequence[Key], measured: int) -> dict[str, int]:
+    """Names of all that is logged -> how many measurements come before its first value, after so many."""
+    late = max(0, LEAST_POINTS - 1 - measured)
+    correlations = [found for key in keys if (found := correlation_key(key, keys))]
+    return {**{key.name: 0 for key in keys}, "seconds": 0, **{key.name: late for key in correlations}}
+
+
+def _figures_of(
     measurement: Measurement, correlations: Mapping[Key, float], history: SimilarityHistory, monitor: str
 ) -> dict[str, Callable[[], Figure]]:
     """How to make each figure, by the name under which loggers have it."""
@@ -30,11 +74,3 @@ def figures_of(
     if any(key.representation == "features" for key in correlations):
         figures[f"{monitor}/correlation/cka_jsd/features"] = partial(correlation_figure, history)
     return figures
-
-
-def by_problem(problems: Mapping[Key, str]) -> dict[str, str]:
-    """Problem -> what it is about: the layers, or else the measures."""
-    about: dict[str, dict[str, None]] = {}
-    for key, problem in problems.items():
-        about.setdefault(problem, {})[key.measure if key.layer is None else key.layer] = None
-    return {problem: ", ".join(names) for problem, names in about.items()}

@@ -8,28 +8,25 @@ from collections.abc import Iterator, Mapping
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-__all__ = ["measured_every", "schedule_problem", "unlogged_values"]
+__all__ = ["expects_measurement", "nothing_measured", "schedule_problems"]
 
 
-def measured_every(trainer: Trainer, every_n_epochs: int) -> int:
-    """Epochs are measured whose number, counted from 1, is a multiple of this: those that are due and validated."""
-    return math.lcm(every_n_epochs, _validated_every(trainer))
+def expects_measurement(trainer: Trainer, every_n_epochs: int) -> bool:
+    """Whether the training comes to an epoch that is measured, as far as can be told when it starts."""
+    period, last = _measured_every(trainer, every_n_epochs), trainer.max_epochs
+    fast = getattr(trainer, "fast_dev_run", False)
+    return not fast and (last in (None, -1) or last // period > trainer.current_epoch // period)
 
 
-def schedule_problem(trainer: Trainer, every_n_epochs: int) -> str | None:
-    """What may surprise about the epochs that will be measured, in words, or None."""
-    period, validated = measured_every(trainer, every_n_epochs), _validated_every(trainer)
-    which = f"every_n_epochs={every_n_epochs} measures in epochs that are multiples of {period}"
-    if period != every_n_epochs:
-        which += f", since there is a validation in every {_ordinal(validated)}epoch only"
-    last = trainer.max_epochs
-    if last is not None and last != -1 and last // period == trainer.current_epoch // period:
-        return f"{which}, and the training ends after epoch {last}: nothing will be measured"
-    return which if every_n_epochs > 1 and period != every_n_epochs else None
+def nothing_measured(trainer: Trainer, every_n_epochs: int) -> str:
+    """What is said after a training that did not come to a measurement."""
+    came_to = "a validation" if trainer.enable_validation else "its end"
+    which = f"no epoch that is a multiple of {_measured_every(trainer, every_n_epochs)} came to {came_to}"
+    return f"nothing was measured: {which} (every_n_epochs={every_n_epochs})"
 
 
-def unlogged_values(trainer: Trainer, name: str, every_n_epochs: int, values: Mapping[str, int]) -> list[str]:
-    """Warnings about callbacks and schedulers that look at a value of the monitor when there may be none.
+def schedule_problems(trainer: Trainer, name: str, every_n_epochs: int, values: Mapping[str, int]) -> list[str]:
+    """What may surprise about the epochs that will be measured, and who looks at values when there may be none.
 
     Args:
         trainer: in training.
@@ -38,9 +35,24 @@ def unlogged_values(trainer: Trainer, name: str, every_n_epochs: int, values: Ma
         values: names of values -> how many measurements come before their first one.
 
     Raises:
-        ValueError: where the value does not exist, or its absence would end the training.
+        ValueError: where a value that is looked at does not exist, or its absence would end the training.
     """
-    period = measured_every(trainer, every_n_epochs)
+    warnings = _unlogged_values(trainer, name, every_n_epochs, values)
+    period = _measured_every(trainer, every_n_epochs)
+    which = f"every_n_epochs={every_n_epochs} measures in epochs that are multiples of {period}"
+    if period != every_n_epochs:
+        which += f", since there is a validation in every {_ordinal(_validated_every(trainer))}epoch only"
+    if getattr(trainer, "fast_dev_run", False):
+        return warnings
+    if not expects_measurement(trainer, every_n_epochs):
+        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: nothing will be measured")
+    elif every_n_epochs > 1 and period != every_n_epochs:
+        warnings.append(which)
+    return warnings
+
+
+def _unlogged_values(trainer: Trainer, name: str, every_n_epochs: int, values: Mapping[str, int]) -> list[str]:
+    period = _measured_every(trainer, every_n_epochs)
     warnings = []
     for who, key, looks_every, strict in _watchers(trainer):
         if key is None or not key.startswith(f"{name}/"):
@@ -83,6 +95,11 @@ def _watchers(trainer: Trainer) -> Iterator[tuple[str, str | None, int | None, b
         if config.reduce_on_plateau:
             looks_every = config.frequency if config.interval == "epoch" else None
             yield type(config.scheduler).__name__, config.monitor, looks_every, config.strict
+
+
+def _measured_every(trainer: Trainer, every_n_epochs: int) -> int:
+    """Epochs are measured whose number, counted from 1, is a multiple of this: those that are due and validated."""
+    return math.lcm(every_n_epochs, _validated_every(trainer))
 
 
 def _validated_every(trainer: Trainer) -> int:

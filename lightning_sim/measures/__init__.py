@@ -3,7 +3,7 @@
 from lightning_sim.measures.layers import LayerFunction, LayerMeasure
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.measures.outputs import OutputFunction
-from lightning_sim.measures.table import DEFAULT_MEASURES, MEASURES, as_measures
+from lightning_sim.measures.table import DEFAULT_MEASURES, MEASURES, OneMeasure, as_measures
 from lightning_sim.record import Key, Scale, SimilarityMatrix
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LayerFunction",
     "LayerMeasure",
     "Measure",
+    "OneMeasure",
     "OutputFunction",
     "Pairs",
     "Scale",

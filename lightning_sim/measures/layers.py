@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import SimilarityMatrix
 from lightning_sim.record.scale import Scale
+from lightning_sim.sketch import Tang2020Sketch
 
 __all__ = ["LayerFunction", "LayerMeasure"]
 
@@ -27,7 +27,6 @@ class LayerMeasure(Measure):
         every_pair: whether it also gives the matrix of every layer with every layer of the reference.
     """
 
-    needs = frozenset({"features"})
     every_pair = False
 
     def prepare(self, summary: Any) -> Any:
@@ -139,13 +138,20 @@ class LayerFunction(LayerMeasure):
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
         """There must be a bucket for each sample."""
-        num_buckets, samples = mine.runner.make_sketch().num_buckets, mine.runner.probe.size
-        if samples > num_buckets:
-            return (
-                f"it is a function of single samples, and {samples} samples share {num_buckets} buckets: set "
-                f"num_buckets={1 << (samples - 1).bit_length()}, or num_samples to at most {num_buckets}"
+        sketch, samples = mine.runner.make_sketch(), mine.runner.probe.size
+        reason = None
+        if samples > sketch.num_buckets:
+            reason = (
+                f"{samples} samples share {sketch.num_buckets} buckets: set "
+                f"num_buckets={1 << (samples - 1).bit_length()}, or num_samples to at most {sketch.num_buckets}"
             )
-        return None
+        elif mine.runner.pool == "tokens":
+            reason = 'pool="tokens" has positions share buckets: use pool="mean", "first", "last" or "flatten"'
+        elif "transport_map" in pairs.representations:
+            reason = 'the representation "transport_map" is of none: leave it out'
+        elif isinstance(sketch, Tang2020Sketch):
+            reason = 'sketch="tang2020" does not hold them: leave it out'
+        return reason and f"it is a function of single samples, and {reason}"
 
     def prepare(self, summary: Any) -> Tensor:
         """The samples' features."""
@@ -154,5 +160,4 @@ class LayerFunction(LayerMeasure):
 
     def similarity(self, x: Tensor, y: Tensor, pairs: Pairs) -> tuple[float, str | None]:
         """What the function gives."""
-        value, problem = called(self.function, x, y)
-        return value, problem if math.isnan(value) else None
+        return called(self.function, x, y)

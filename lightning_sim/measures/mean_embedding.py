@@ -27,7 +27,6 @@ class MeanEmbedding(Measure):
 
     name = "mean_embedding"
     scale = Scale(low=0)
-    needs = frozenset({"features"})
 
     def scales(self) -> Mapping[str, Scale]:
         """A length, and its shares of the largest possible."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from lightning_sim.probe.runner import ProbeRunner
@@ -53,6 +54,17 @@ class Side:
     is_reference: bool = False
     advance: Callable[[], None] = lambda: None
 
+    @property
+    def live(self) -> nn.Module:
+        """The network, for a measure of its parameters.
+
+        Raises:
+            ValueError: where nothing but its saved sketches is at hand.
+        """
+        if self.network is None:
+            raise ValueError("sketches hold neither the parameters of the reference nor their Fisher information")
+        return self.network
+
     def kept(self, measure: Measure) -> Mapping[str, Tensor]:
         """What `Measure.keep` gives for this network, made once."""
         held = self.snapshot.kept
@@ -76,10 +88,12 @@ class Values:
     problems: dict[Key, str] = field(default_factory=dict)
 
     def add(self, key: Key, value: float, problem: str | None = None) -> None:
-        """One number, with the reason where it is NaN."""
+        """One number, with the reason where it is NaN; one that float32 cannot hold is kept as NaN as well."""
         self.numbers[key] = value
         if math.isnan(value):
             self.problems[key] = problem or "is undefined"
+        elif abs(value) > torch.finfo(torch.float32).max:
+            self.problems[key] = f"is {value:.3g}, beyond the range of float32"
 
     def update(self, other: Values) -> None:
         """Add what another measure found."""
@@ -95,14 +109,14 @@ class Measure:
     Attributes:
         name: first part of the logged names; holds neither ``/`` nor ``@``.
         scale: how its values are to be read. Every chart, table and report takes it from the record.
-        needs: of ``"features"`` (sketches of the layers, in the representations that are asked for), ``"logits"``
-            (outputs (samples, classes)), ``"weights"`` (the parameters of both networks), and ``"pair"`` (both of
-            them, to be run).
+        needs: beside the sketches of the layers: ``"logits"`` (outputs (samples, classes)), and ``"weights"`` (both
+            networks themselves, for their parameters or passes of its own: a reference that is a file of sketches is
+            refused).
     """
 
     name: str
     scale: Scale
-    needs: frozenset[str]
+    needs: frozenset[str] = frozenset()
 
     def scales(self) -> Mapping[str, Scale]:
         """Scale of every measure name that it gives values for, by default its own."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torchmetrics import Metric
+from torch import Tensor
 
 from lightning_sim import functional
 from lightning_sim._arguments import described
@@ -20,7 +20,9 @@ from lightning_sim.measures.sketches import CenteredKernelAlignmentOfLayers, Nor
 from lightning_sim.measures.weights import WeightAlignment
 from lightning_sim.record.scale import Scale
 
-__all__ = ["DEFAULT_MEASURES", "MEASURES", "as_measures"]
+__all__ = ["DEFAULT_MEASURES", "MEASURES", "OneMeasure", "as_measures"]
+
+OneMeasure = str | Measure | Callable[[Tensor, Tensor], object]
 
 _SHARE = Scale(low=0, high=1, same=1)
 
@@ -57,10 +59,12 @@ def as_measures(given: Any) -> tuple[Measure, ...]:
     """
     if isinstance(given, bytes | Mapping):
         raise ValueError(_refusal(given))
-    several = given if isinstance(given, Iterable) and not isinstance(given, str | Metric) else (given,)
+    # Networks and collections of metrics can be called, and iterated over as well.
+    several = given if isinstance(given, Iterable) and not (isinstance(given, str) or callable(given)) else (given,)
     # The ranks of a training must agree on the order, which sets of text have not.
     several = sorted(several, key=str) if isinstance(several, set | frozenset) else several
-    found = tuple(_as_measure(item) for item in dict.fromkeys(several))
+    once = {item if isinstance(item, str) else id(item): item for item in several}
+    found = tuple(_as_measure(item) for item in once.values())
     names = [measure.name for measure in found]
     if not found:
         raise ValueError(f"`measures` is empty; pass some of {', '.join(MEASURES)}, or functions of two matrices")
@@ -75,7 +79,7 @@ def _as_measure(item: Any) -> Measure:
         return item
     if isinstance(item, str) and item in MEASURES:
         return copy.copy(MEASURES[item])  # a measure may keep what it finds out before training
-    if not callable(item):
+    if not callable(item) or isinstance(item, type):
         raise ValueError(_refusal(item))
     return LayerFunction(item)
 

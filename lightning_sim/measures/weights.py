@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sim.functional import weight_centered_kernel_alignment
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
@@ -35,12 +35,12 @@ class WeightAlignment(Measure):
         found: dict[str, list[str]] = {}
         for which, side in {"the network": mine, "the reference": theirs}.items():
             try:
-                found[which] = side.runner.find_chain(_live(side))
+                found[which] = side.runner.find_chain(side.live)
             except ValueError as error:
                 return f"only a chain of linear layers has one, and in {which} {error}"
         self._chain, self._their_chain = found.values()
         widths = [
-            named_layers(_live(side))[chain[0]].in_features
+            named_layers(side.live)[chain[0]].in_features
             for side, chain in ((mine, self._chain), (theirs, self._their_chain))
         ]
         if widths[0] != widths[1]:
@@ -55,7 +55,7 @@ class WeightAlignment(Measure):
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
         """The weights of the chain."""
-        return chain_weights(_live(side), self._their_chain if side.is_reference else self._chain, side.weights)
+        return chain_weights(side.live, self._their_chain if side.is_reference else self._chain, side.weights)
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """Pairs of layers, and the matrix."""
@@ -74,8 +74,3 @@ class WeightAlignment(Measure):
     def _pairs(self, pairs: Pairs) -> dict[str, str]:
         """Of the chosen pairs of layers those of the chains."""
         return {a: b for a, b in pairs.layers.items() if a in self._chain and b in self._their_chain}
-
-
-def _live(side: Side) -> nn.Module:
-    assert side.network is not None  # refused before, as the measure needs weights
-    return side.network

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["CHOICES", "MINIMUM_SAMPLES", "Probe"]
+__all__ = ["CHOICES", "MINIMUM_SAMPLES", "Probe", "tensor_bytes"]
 
 CHOICES = ("spaced", "first", "random")
 MINIMUM_SAMPLES = 4
@@ -144,11 +144,15 @@ def _chosen(choice: str, size: int, length: int, seed: int) -> list[int]:
     ]
 
 
+def tensor_bytes(value: Tensor) -> bytes:
+    """The values as they lie in memory, for hashes."""
+    return value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+
+
 def _hash_content(value: Any, update: Callable[[bytes], None]) -> None:
     if isinstance(value, Tensor):
         update(f"{value.dtype}{tuple(value.shape)}".encode())
-        if value.numel():
-            update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+        update(tensor_bytes(value))
     elif isinstance(value, Mapping):
         for key in value:
             update(str(key).encode())

@@ -39,6 +39,7 @@ class Snapshot:
     gradient_problems: dict[str, str] = field(default_factory=dict)
     output_problem: str | None = None
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _combined: dict[tuple[str, str], Summary] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshot as primitives and tensors."""
@@ -78,8 +79,10 @@ class Snapshot:
 
     def summary(self, layer: str, representation: str = "features") -> Summary:
         """What is compared of a layer of which `problem_of` says nothing."""
-        parts = [self.of(part)[layer] for part in sketched([representation])]
-        return REPRESENTATIONS[representation].combine(*parts)
+        if (layer, representation) not in self._combined:  # once, with what it has computed, for all measures
+            parts = [self.of(part)[layer] for part in sketched([representation])]
+            self._combined[layer, representation] = REPRESENTATIONS[representation].combine(*parts)
+        return self._combined[layer, representation]
 
     def not_sketched(self, layer: str, representation: str) -> str | None:
         """Why there is no sketch of a layer, or None."""
@@ -149,19 +152,21 @@ def take_snapshot(
             hashes = hashes.to(device)
         return hashes
 
-    def sketch(representation: str, name: str, features: Tensor, gradients: Tensor) -> None:
-        add = REPRESENTATIONS[representation].update
-        if add is None or snapshot.not_sketched(name, representation) is not None:
+    def sketch(kinds: Sequence[str], name: str, features: Tensor, gradients: Tensor) -> None:
+        kinds = [kind for kind in kinds if snapshot.not_sketched(name, kind) is None]
+        if not kinds:
             return
         try:
-            found = snapshot.of(representation).get(name)
-            if found is None:
-                older = None if recycled is None else recycled.of(representation).get(name)
-                found = make_sketch() if older is None else older.clear()
-                snapshot.sketches[representation][name] = found
             pooled, feature_ids = pool_sequence(features, ids, mask, pool)
             gradients = pooled if gradients is features else pool_sequence(gradients, ids, mask, pool)[0]
-            add(found, pooled, gradients, hashed(found, feature_ids, pooled.device))
+            for kind in kinds:
+                found = snapshot.of(kind).get(name)
+                if found is None:
+                    older = None if recycled is None else recycled.of(kind).get(name)
+                    found = make_sketch() if older is None else older.clear()
+                    snapshot.sketches[kind][name] = found
+                if (add := REPRESENTATIONS[kind].update) is not None:
+                    add(found, pooled, gradients, hashed(found, feature_ids, pooled.device))
         except ValueError as error:
             snapshot.problems[name] = str(error)
 
@@ -172,7 +177,7 @@ def take_snapshot(
             snapshot.problems.setdefault(name, problem or "returned no tensor")
             return
         if "features" in representations:
-            sketch("features", name, output, output)
+            sketch(["features"], name, output, output)
         if with_gradients:
             captured[name] = output
 
@@ -182,8 +187,7 @@ def take_snapshot(
                 reason = "cannot be computed: the loss does not depend on the layer's output"
                 snapshot.gradient_problems.setdefault(name, reason)
                 continue
-            for representation in with_gradients:
-                sketch(representation, name, captured[name], gradients)
+            sketch(with_gradients, name, captured[name], gradients)
         captured.clear()
 
     called = Called(network, forward)

@@ -81,4 +81,5 @@ class TransportMap:
 
     def _similarity(self, other: TransportMap, measure: str) -> Tensor:
         self.features.require_comparable(other.features)
-        return kernel_similarity(self.kernel(), other.kernel(), measure)
+        mine = self.kernel()
+        return kernel_similarity(mine, other.kernel().to(mine.device), measure)

@@ -282,8 +282,8 @@ def test_measurements_use_the_memory_of_the_last_one_again(tmp_path):
     class Watched(SimilarityMonitor):
         def on_validation_epoch_end(self, trainer, pl_module):
             super().on_validation_epoch_end(trainer, pl_module)
-            if not trainer.sanity_checking and self._session._last is not None:
-                held = self._session._last.sketches
+            if not trainer.sanity_checking and self._run._session._last is not None:
+                held = self._run._session._last.sketches
                 sketches = [sketch for layers in held.values() for sketch in layers.values()]
                 places.append([value.data_ptr() for sketch in sketches for value in sketch.sums()])
 

@@ -3,8 +3,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from lightning_sim import Reference, SimilarityMonitor
-from lightning_sim.callbacks import saving
+from lightning_sim import Reference, SimilarityMonitor, run_directory
 from lightning_sim.sketch import SketchSet, load_sketches, save_sketches
 
 from ..sketch.data import sketched
@@ -56,7 +55,7 @@ def test_a_full_disk_is_warned_about_and_ends_no_training(tmp_path, monkeypatch)
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "save_sketches", full)
+    monkeypatch.setattr(run_directory, "save_sketches", full)
     monitor = SimilarityMonitor(layers="net.0", save_sketches=True, **SIZES)
     with pytest.warns(UserWarning, match=r"sketches could not be saved.*No space left"):
         fit([monitor], epochs=1, root=tmp_path)

@@ -18,7 +18,7 @@ def monitored(root, every_n_epochs, others=(), *, epochs=4, network=None, measur
     if any(isinstance(other, ModelCheckpoint) for other in others):
         options["enable_checkpointing"] = True
     fit([monitor, *others], root=root, epochs=epochs, network=network, **options)
-    return monitor.history.epochs
+    return [measurement.epoch for measurement in monitor.history.measurements]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,23 @@ def monitored(root, every_n_epochs, others=(), *, epochs=4, network=None, measur
         (1, {"check_val_every_n_epoch": 5}, "multiples of 5, since .* every 5th epoch only, and .*nothing", []),
         (3, {"check_val_every_n_epoch": 2}, "every_n_epochs=3 .*multiples of 6, since .*2nd .*nothing", []),
         (3, {"check_val_every_n_epoch": 2, "epochs": 7}, "multiples of 6, since .* in every 2nd epoch only$", [5]),
-        (2, {"max_steps": 3}, "the training ended before an epoch that is a multiple of 2", []),
+        (2, {"check_val_every_n_epoch": 3, "epochs": 6}, "multiples of 6, since .* in every 3rd epoch only$", [5]),
+        (2, {"check_val_every_n_epoch": 4, "epochs": 8}, "multiples of 4, since .* in every 4th epoch only$", [3, 7]),
+        (
+            2,
+            {"check_val_every_n_epoch": 4, "val_check_interval": 0.5},
+            "multiples of 4, since .* in every 4th epoch only$",
+            [3, 3],
+        ),
+        (2, {"max_steps": 3}, r"no epoch that is a multiple of 2 came to a validation \(every_n_epochs=2\)$", []),
+        (2, {"max_steps": 3, "validate": False}, "no epoch that is a multiple of 2 came to its end", []),
+        # Validations after 13 and 26 batches, in the third and the fifth epoch of 6 batches.
+        (
+            2,
+            {"check_val_every_n_epoch": None, "val_check_interval": 13, "epochs": 5},
+            "no epoch that is a multiple of 2 came to a validation",
+            [],
+        ),
     ],
 )
 def test_epochs_that_will_not_be_measured_are_announced(tmp_path, every_n_epochs, options, words, epochs):
@@ -43,7 +59,10 @@ def test_epochs_that_will_not_be_measured_are_announced(tmp_path, every_n_epochs
     ("every_n_epochs", "options", "epochs"),
     [
         (4, {}, [3]),
+        (1, {"check_val_every_n_epoch": 3, "epochs": 6}, [2, 5]),
+        (2, {"check_val_every_n_epoch": 2}, [1, 3]),
         (4, {"check_val_every_n_epoch": 2}, [3]),
+        (6, {"check_val_every_n_epoch": 3, "epochs": 6}, [5]),
         (3, {"check_val_every_n_epoch": 2, "validate": False}, [2]),
         (3, {"check_val_every_n_epoch": 2, "limit_val_batches": 0}, [2]),
         (2, {"check_val_every_n_epoch": None, "val_check_interval": 3}, [1, 1, 3, 3]),
@@ -52,7 +71,24 @@ def test_epochs_that_will_not_be_measured_are_announced(tmp_path, every_n_epochs
     ],
 )
 def test_what_was_asked_for_is_not_commented_on(tmp_path, every_n_epochs, options, epochs):
-    assert sorted(set(epochs)) == monitored(tmp_path, every_n_epochs, **options)
+    assert monitored(tmp_path, every_n_epochs, **options) == epochs
+
+
+def test_a_resumed_training_measures_in_the_epochs_that_are_left(tmp_path):
+    settings = {"measures": "cka", "every_n_epochs": 2}
+    checkpoint = ModelCheckpoint(tmp_path, filename="last")
+    with pytest.warns(UserWarning, match="multiples of 6.*the training ends after epoch 5: nothing will be measured"):
+        fit(
+            [SimilarityMonitor(**settings), checkpoint],
+            root=tmp_path,
+            epochs=5,
+            check_val_every_n_epoch=3,
+            enable_checkpointing=True,
+        )
+    monitor = SimilarityMonitor(**settings)
+    with pytest.warns(UserWarning, match="multiples of 6, since .* in every 3rd epoch only$"):
+        fit([monitor], root=tmp_path, epochs=7, check_val_every_n_epoch=3, ckpt_path=tmp_path / "last.ckpt")
+    assert monitor.history.epochs == [5]
 
 
 class Plateau(DigitsNet):

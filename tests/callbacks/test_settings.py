@@ -1,5 +1,8 @@
 """What a monitor takes for its arguments; what it refuses is in tests/test_misuses.py."""
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 from torch.utils.data import IterableDataset
@@ -7,6 +10,46 @@ from torch.utils.data import IterableDataset
 from lightning_sim import SimilarityMonitor
 
 from .training import digits
+
+POSITIONAL = {
+    "reference": "previous",
+    "probe": [(1, 0)],
+    "layers": "conv1",
+    "measures": "cka",
+    "representations": "gradients",
+    "num_samples": 100,
+    "num_buckets": 512,
+    "num_projections": 64,
+    "every_n_epochs": 2,
+}
+
+
+def test_all_but_the_reference_are_given_by_keyword():
+    parameters = list(inspect.signature(SimilarityMonitor).parameters.values())
+    assert [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY] == ["reference"]
+    assert SimilarityMonitor("previous").settings.reference.kind == "previous"
+
+
+@pytest.mark.parametrize("count", range(2, 10))
+def test_positions_still_work_and_warn_at_the_line_of_the_caller(count):
+    by_position, by_keyword = list(POSITIONAL.values())[:count], dict(list(POSITIONAL.items())[count:])
+    moved = ", ".join(f"{name}=..." for name in list(POSITIONAL)[1:count])
+    with pytest.warns(DeprecationWarning, match=rf"^SimilarityMonitor takes by keyword: {re.escape(moved)}$") as caught:
+        monitor = SimilarityMonitor(*by_position, **by_keyword)
+    assert [warning.filename for warning in caught] == [__file__]
+    settings = monitor.settings
+    given = {name: getattr(settings, name) for name in POSITIONAL if hasattr(settings, name)}
+    given |= {"every_n_epochs": monitor.every_n_epochs, "reference": settings.reference.kind}
+    given["measures"] = given["measures"][0].name
+    assert given == POSITIONAL | {"layers": ("conv1",), "representations": ("gradients",)}
+
+
+@pytest.mark.filterwarnings("ignore:SimilarityMonitor takes by keyword:DeprecationWarning")
+def test_what_never_was_positional_is_refused_and_so_is_an_argument_given_twice():
+    with pytest.raises(TypeError, match="positional"):
+        SimilarityMonitor(*POSITIONAL.values(), "biased")
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'probe'"):
+        SimilarityMonitor("init", [(1, 0)], probe=[(1, 0)])
 
 
 def names(measures):

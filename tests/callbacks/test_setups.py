@@ -194,7 +194,7 @@ def test_compiled_networks_are_measured_under_their_own_names(tmp_path, kind):
 def test_half_precision_sketches_accumulate_in_float32(tmp_path):
     monitor = SimilarityMonitor(layers=["net.8"], measures=("cka",))
     network = train(DigitsNet, tmp_path, [monitor], precision="bf16-true")
-    sketches = monitor._session._reference.of("features")
+    sketches = monitor._run._session._reference.of("features")
     assert all(value.dtype in (torch.float32, torch.float64) for value in sketches["net.8"].sums())
     assert network.net[0].weight.dtype == torch.bfloat16
     networks = [net.to(torch.bfloat16) for net in (new_network(), network)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,7 @@ class Drift(Measure):
     needs = frozenset({"weights"})
 
     def keep(self, side: Side) -> dict[str, Tensor]:
-        assert side.network is not None
-        return {name: value.detach().cpu().clone() for name, value in side.network.named_parameters()}
+        return {name: value.detach().cpu().clone() for name, value in side.live.named_parameters()}
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         found = Values()
@@ -142,9 +142,32 @@ def test_one_failing_measure_fails_alone(tmp_path: Any) -> None:
     assert {"cka", "jsd"} <= {key.measure for key in values}
 
 
-def test_functions_of_samples_need_a_bucket_for_each(tmp_path: Any) -> None:
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=disparity, num_buckets=64)
-    with pytest.raises(ValueError, match=r"disparity .it is a function of single samples, and 120 .* share 64 buckets"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_buckets": 64}, "120 .* share 64 buckets: set num_buckets=128"),
+        ({"pool": "tokens"}, 'pool="tokens" .*: use pool="mean"'),
+        ({"representations": ("features", "transport_map")}, 'the representation "transport_map" .*: leave it out'),
+        ({"sketch": "tang2020"}, 'sketch="tang2020" .*: leave it out'),
+    ],
+)
+def test_functions_of_samples_need_each_of_them(tmp_path: Any, settings: Any, message: str) -> None:
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=disparity, **settings)
+    with pytest.raises(ValueError, match=rf"disparity .it is a function of single samples, and {message}"):
+        fit([monitor], epochs=1, root=tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e300])
+def test_numbers_that_float32_cannot_hold_are_nan_and_say_so(tmp_path: Any, value: float) -> None:
+    def endless(x: Tensor, y: Tensor) -> float:
+        return value
+
+    monitor = SimilarityMonitor(layers="net.0", measures=endless)
+    with pytest.warns(UserWarning, match=rf"net\.0 is {re.escape(f'{value:.3g}')}, beyond the range of float32"):
+        fit([monitor], epochs=1, root=tmp_path)
+    assert math.isnan(monitor.history.trajectory("endless", layer="net.0").values[-1])
+    monitor = SimilarityMonitor(layers="net.0", measures=endless, on_error="raise")
+    with pytest.raises(RuntimeError, match="beyond the range of float32"):
         fit([monitor], epochs=1, root=tmp_path)
 
 
@@ -156,6 +179,9 @@ def test_functions_of_samples_need_a_bucket_for_each(tmp_path: Any) -> None:
         ((), "`measures` is empty"),
         ("no_such_measure", "must be of cka, nbs, wcka.*functions, metrics or Measures, got 'no_such_measure' .str."),
         (3, "functions, metrics or Measures, got 3"),
+        (Drift, r"functions, metrics or Measures, got <class .*Drift'> .type."),
+        ((CosineSimilarity,), r"functions, metrics or Measures, got <class 'torch.*Similarity'> .ABCMeta."),
+        ([["cka"]], r"functions, metrics or Measures, got \['cka'\] .list."),
         ({"cka": 1}, "functions, metrics or Measures, got {'cka': 1}"),
     ],
 )
@@ -164,8 +190,20 @@ def test_what_is_no_measure_is_refused_with_words(measures: Any, message: str) -
         SimilarityMonitor(measures=measures)
 
 
+class CountedCalls(list[object]):
+    """A function that can be iterated over as well, and has no hash."""
+
+    __name__ = "calls"
+
+    def __call__(self, x: Tensor, y: Tensor) -> int:
+        self.append(None)
+        return len(self)
+
+
 def test_one_measure_needs_no_list_and_a_metric_is_one() -> None:
-    for measures, name in (("cka", "cka"), (disparity, "disparity"), (CosineSimilarity(), "CosineSimilarity")):
+    metric, calls = CosineSimilarity(), CountedCalls()
+    several = {"cka": "cka", "disparity": disparity, "drift": Drift(), "CosineSimilarity": metric, "calls": calls}
+    for name, measures in several.items():
         assert [measure.name for measure in SimilarityMonitor(measures=measures).settings.measures] == [name]
 
 

@@ -1,7 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
+from lightning_sim.probe import snapshot
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
+from lightning_sim.sketch import Sketch
 from lightning_sim.sketch.hashing import sample_buckets
 
 IDS = torch.tensor([7, 3])
@@ -64,3 +67,26 @@ def test_masks_are_found_in_mappings():
     assert attention_mask({"attention_mask": RIGHT}) is RIGHT
     assert attention_mask((OUTPUT, RIGHT)) is None
     assert attention_mask({"input_ids": RIGHT}) is None
+
+
+def test_a_layer_is_pooled_once_for_all_its_gradient_representations(monkeypatch):
+    pooled = []
+
+    def counted(*arguments):
+        pooled.append(arguments)
+        return pool_sequence(*arguments)
+
+    monkeypatch.setattr(snapshot, "pool_sequence", counted)
+    network = nn.Sequential(nn.Linear(3, 5), nn.Flatten(), nn.Linear(20, 2))
+    found = snapshot.take_snapshot(
+        network,
+        [(torch.arange(4), torch.randn(4, 4, 3))],
+        ["0"],
+        forward=lambda network, batch: network(batch),
+        make_sketch=lambda: Sketch(8, 8),
+        representations=("features", "gradients", "features*gradients", "elementwise"),
+        pool="mean",
+    )
+    assert [layers["0"].count for layers in found.sketches.values()] == [4] * 4
+    # The features when they come, then features and gradients: the outputs are no sequence.
+    assert len(pooled) == 3
