@@ -44,11 +44,11 @@ class Settings:
     estimator: str
     forward: Callable[[nn.Module, Any], Any]
     seed: int
-    beta: float = 0.5
-    loss: Callable[[Any, Any], Tensor] | None = None
-    sketch: str = "default"
-    pool: str = "flatten"
-    on_error: str = "warn"
+    beta: float
+    loss: Callable[[Any, Any], Tensor] | None
+    sketch: str
+    pool: str
+    on_error: str
 
     def __post_init__(self) -> None:
         check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
