@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from torch import nn
 
 from lightning_sim.measures import Measure, Pairs, Side
-from lightning_sim.probe import Snapshot, isolated_random_state, pair_layers
+from lightning_sim.probe import Snapshot, pair_layers
 from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.settings import Settings
 
-__all__ = ["Chosen", "choose", "listing"]
+__all__ = ["choose", "listing", "refusal"]
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """What a comparison consists of.
-
-    Args:
-        fingerprint: of the probe's content.
-        pairs: of layers.
-        measures: that apply.
-        saved: the reference, where it is a file of sketches.
-    """
-
-    fingerprint: str
-    pairs: Pairs
-    measures: tuple[Measure, ...]
-    saved: Snapshot | None
-
-
-def choose(settings: Settings, runner: ProbeRunner, network: nn.Module, other: nn.Module, gradients: str) -> Chosen:
+def choose(
+    settings: Settings, runner: ProbeRunner, network: nn.Module, other: nn.Module, saved: Snapshot | None
+) -> tuple[Pairs, tuple[Measure, ...]]:
     """Pair the layers, and leave out or refuse the measures that do not apply.
 
     Args:
@@ -41,15 +25,11 @@ def choose(settings: Settings, runner: ProbeRunner, network: nn.Module, other: n
         runner: runs networks over the probe.
         network: the monitored one.
         other: whose forward the reference runs in.
-        gradients: whose gradients are taken, in words.
+        saved: the reference, where it is a file of sketches.
 
     Raises:
         ValueError: for what cannot be measured, with what can.
     """
-    with isolated_random_state(settings.seed):
-        fingerprint = runner.probe.fingerprint()
-    empty = runner.make_sketch()
-    saved = settings.reference.snapshot(fingerprint, runner.probe.size, empty, settings.sketched, gradients)
     saved_layers = [] if saved is None else list(saved.of(settings.sketched[0]))
     layers = pair_layers(network, other if saved is None else saved_layers, settings.layers)
     mine = _tried(runner, network, layers, "the network")
@@ -73,7 +53,7 @@ def choose(settings: Settings, runner: ProbeRunner, network: nn.Module, other: n
     sides = Side(mine, runner, network), Side(theirs, runner, other if saved is None else None, is_reference=True)
     if settings.needs_gradients and settings.loss is None:
         _require_objective(*sides)
-    return Chosen(fingerprint, pairs, _applying(settings, pairs, *sides), saved)
+    return pairs, _applying(settings, pairs, *sides)
 
 
 def listing(reasons: Mapping[str, str]) -> str:
@@ -87,12 +67,21 @@ def _applying(settings: Settings, pairs: Pairs, mine: Side, theirs: Side) -> tup
     for measure in settings.measures:
         if theirs.network is None and "weights" in measure.needs:
             reasons[measure.name] = "sketches hold neither the reference's parameters nor what follows from them"
-        elif (reason := measure.refuse(mine, theirs, pairs)) is not None:
+        elif (reason := refusal(measure, mine, theirs, pairs)) is not None:
             reasons[measure.name] = reason
     refused = {name: reason for name, reason in reasons.items() if name not in settings.optional}
     if refused:
         raise ValueError(f"measures that do not apply: {listing(refused)}")
     return tuple(measure for measure in settings.measures if measure.name not in reasons)
+
+
+def refusal(measure: Measure, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+    """Why a measure does not apply, or None; where it raises when asked, that is why."""
+    try:
+        return measure.refuse(mine, theirs, pairs)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        return reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
 
 
 def _require_objective(*sides: Side) -> None:

@@ -66,7 +66,7 @@ class RunDirectory:
 
     def append(self, measurement: Measurement) -> None:
         """Write a measurement to the record; what fails is written with the next one."""
-        self._writing(lambda record: record.append(measurement), "and is tried again after the next measurement")
+        self._writing(lambda record: record.append(measurement))
 
     def close(self) -> None:
         """Write what is missing, and let a later run continue the record."""

@@ -18,7 +18,7 @@ from torch import nn
 from lightning_sim._version import __version__
 from lightning_sim.choosing import choose, listing
 from lightning_sim.measures import Key, Measure, Pairs, Side, Values
-from lightning_sim.probe import LostRanksError, Snapshot
+from lightning_sim.probe import LostRanksError, Snapshot, isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Measurement
 from lightning_sim.settings import Settings
@@ -65,11 +65,13 @@ class Session:
         """
         reference = self.settings.reference
         other = self._other(network)
-        weights = None if reference.saved is not None else reference.weights_for(network)
-        chosen = choose(self.settings, self._runner, network, other, self._gradients() or "")
-        self._fingerprint, self._pairs, self.measures = chosen.fingerprint, chosen.pairs, chosen.measures
-        if chosen.saved is not None:
-            self._reference = chosen.saved
+        weights = reference.weights_for(network)
+        with isolated_random_state(self.settings.seed):
+            self._fingerprint = self._runner.probe.fingerprint()
+        samples, empty = self._runner.probe.size, self._runner.make_sketch()
+        saved = reference.snapshot(self._fingerprint, samples, empty, self.settings.sketched, self._gradients() or "")
+        self._pairs, self.measures = choose(self.settings, self._runner, network, other, saved)
+        self._reference = saved or Snapshot()
         if restored is not None:
             self._take_over(restored)
         # After a measurement that failed, "previous" holds nothing to be taken over.

@@ -6,25 +6,24 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["formerly_positional"]
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def formerly_positional(last: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+def formerly_positional(last: str) -> Callable[[Function], Function]:
     """Take keyword-only arguments up to `last` by position as well, with a DeprecationWarning that names them."""
 
-    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    def decorate(function: Function) -> Function:
         parameters = inspect.signature(function).parameters.values()
         positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
         names = [parameter.name for parameter in parameters][positional:]
         movable = names[: names.index(last) + 1]
 
         @wraps(function)
-        def called(*given: Any, **keywords: Any) -> Result:
+        def called(*given: Any, **keywords: Any) -> Any:
             moved = dict(zip(movable, given[positional:], strict=False))
             if moved:
                 owner = function.__qualname__.removesuffix(".__init__")
@@ -33,6 +32,6 @@ def formerly_positional(last: str) -> Callable[[Callable[Arguments, Result]], Ca
             # What is left is too much, and refused as always.
             return function(*given[:positional], *given[positional + len(moved) :], **moved, **keywords)
 
-        return called
+        return called  # type: ignore[return-value]  # to type checkers they are keyword-only
 
     return decorate

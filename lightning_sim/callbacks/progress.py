@@ -23,8 +23,7 @@ def measuring_bar(trainer: Trainer, name: str, total: int) -> Iterator[Callable[
     if bar is None or not trainer.is_global_zero or getattr(bar, "is_disabled", False):
         yield lambda: None
     elif isinstance(bar, RichProgressBar):
-        progress = bar.progress
-        if progress is None:
+        if (progress := bar.progress) is None:
             yield lambda: None
             return
         task = progress.add_task(f"measuring {name}", total=total)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sim.functional import task2vec_similarity
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.probe.fisher import floating_parameters, summed_diagonals, summed_lengths
-from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.runner import ProbeRunner, Summed
 from lightning_sim.record.key import Key
 from lightning_sim.record.scale import Scale
 
@@ -26,14 +26,14 @@ class FisherRaoNorm(Measure):
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
         """The network must give logits, and have forward derivatives."""
-        network = mine.live
-        return _reason(lambda: mine.runner.try_first(network, summed_lengths(mine.runner, network)))
+        _try_first(summed_lengths, mine)
+        return None
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """One number, of the network alone."""
         network = mine.live
         squared = mine.runner.mean(network, summed_lengths(mine.runner, network), advance=mine.advance)
-        return _one(self.name, float(squared) ** 0.5)
+        return Values.one(Key(self.name), float(squared) ** 0.5)
 
     def num_batches(self, runner: ProbeRunner) -> int:
         """One pass."""
@@ -53,9 +53,9 @@ class FisherRaoDistance(Measure):
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
         """Both must give logits, have forward derivatives, and the same parameters."""
-        return _differ(mine, theirs) or _first(
-            mine, theirs, lambda side: side.runner.try_first(side.live, summed_lengths(side.runner, side.live))
-        )
+        _require_same_parameters(mine, theirs)
+        _try_first(summed_lengths, mine, theirs)
+        return None
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
         """Parameters and buffers."""
@@ -72,7 +72,7 @@ class FisherRaoDistance(Measure):
         squared = mine.runner.mean(network, summed_lengths(mine.runner, network, difference), advance=mine.advance)
         lengths = summed_lengths(mine.runner, other, difference)
         squared += mine.runner.mean(other, lengths, weights=weights, advance=mine.advance)
-        return _one(self.name, math.sqrt(float(squared) / 2))
+        return Values.one(Key(self.name), math.sqrt(float(squared) / 2))
 
     def num_batches(self, runner: ProbeRunner) -> int:
         """A pass of each network."""
@@ -93,11 +93,9 @@ class Task2Vec(Measure):
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
         """Both must give logits and have the same parameters."""
-
-        def one_sample(side: Side) -> None:
-            side.runner.try_first(side.live, summed_diagonals(side.runner, side.live), one_by_one=True)
-
-        return _differ(mine, theirs) or _first(mine, theirs, one_sample)
+        _require_same_parameters(mine, theirs)
+        _try_first(summed_diagonals, mine, theirs, one_by_one=True)
+        return None
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
         """The diagonal of the Fisher information, by filter."""
@@ -110,39 +108,25 @@ class Task2Vec(Measure):
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """One number."""
-        return _one(self.name, float(task2vec_similarity(mine.kept(self)["vector"], theirs.kept(self)["vector"])))
+        similarity = task2vec_similarity(mine.kept(self)["vector"], theirs.kept(self)["vector"])
+        return Values.one(Key(self.name), float(similarity))
 
     def num_batches(self, runner: ProbeRunner) -> int:
         """Every sample by itself."""
         return runner.num_batches(one_by_one=True)
 
 
-def _one(name: str, value: float) -> Values:
-    found = Values()
-    found.add(Key(name), value)
-    return found
-
-
-def _differ(mine: Side, theirs: Side) -> str | None:
-    """Why the parameters of two networks cannot be subtracted, or None."""
+def _require_same_parameters(mine: Side, theirs: Side) -> None:
     shapes = [
         {(name, tuple(value.shape)) for name, value in floating_parameters(side.live).items()}
         for side in (mine, theirs)
     ]
     different = ", ".join(sorted({name for name, _ in shapes[0] ^ shapes[1]})[:8])
-    return f"the reference must have the same parameters, these differ: {different}" if different else None
+    if different:
+        raise ValueError(f"the reference must have the same parameters, these differ: {different}")
 
 
-def _first(mine: Side, theirs: Side, trial: Callable[[Side], None]) -> str | None:
-    """Why a trial fails for one of the networks, or None."""
-    sides = {id(side.network): side for side in (mine, theirs)}.values()
-    return next((reason for side in sides if (reason := _reason(lambda side=side: trial(side)))), None)  # type: ignore[misc]
-
-
-def _reason(trial: Callable[[], None]) -> str | None:
-    try:
-        trial()
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        return reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
-    return None
+def _try_first(summed: Callable[[ProbeRunner, nn.Module], Summed], *sides: Side, one_by_one: bool = False) -> None:
+    """Run each network on the first batch, once where they are the same; what that raises is why it cannot be."""
+    for side in {id(side.network): side for side in sides}.values():
+        side.runner.try_first(side.live, summed(side.runner, side.live), one_by_one=one_by_one)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_sim.measures.calling import called, function_name
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
+from lightning_sim.probe.representations import Summary
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import SimilarityMatrix
 from lightning_sim.record.scale import Scale
@@ -153,10 +154,9 @@ class LayerFunction(LayerMeasure):
             reason = 'sketch="tang2020" does not hold them: leave it out'
         return reason and f"it is a function of single samples, and {reason}"
 
-    def prepare(self, summary: Any) -> Tensor:
+    def prepare(self, summary: Summary) -> Tensor:
         """The samples' features."""
-        rows: Tensor = summary.rows()
-        return rows
+        return summary.rows()
 
     def similarity(self, x: Tensor, y: Tensor, pairs: Pairs) -> tuple[float, str | None]:
         """What the function gives."""

@@ -87,6 +87,13 @@ class Values:
     matrices: list[SimilarityMatrix] = field(default_factory=list)
     problems: dict[Key, str] = field(default_factory=dict)
 
+    @classmethod
+    def one(cls, key: Key, value: float, problem: str | None = None) -> Values:
+        """A single number, with the reason where it is NaN."""
+        found = cls()
+        found.add(key, value, problem)
+        return found
+
     def add(self, key: Key, value: float, problem: str | None = None) -> None:
         """One number, with the reason where it is NaN; one that float32 cannot hold is kept as NaN as well."""
         self.numbers[key] = value
@@ -123,7 +130,7 @@ class Measure:
         return {self.name: self.scale}
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
-        """Why it does not apply to these networks, in words; None if it does.
+        """Why it does not apply to these networks, in words; None if it does. What it raises is a reason as well.
 
         Asked before training starts, with snapshots of the first batch alone.
         """

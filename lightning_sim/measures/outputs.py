@@ -56,12 +56,9 @@ class OutputFunction(Measure):
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """One number."""
-        found = Values()
         a, b = mine.snapshot.logits, theirs.snapshot.logits
         if a is None or b is None:
             problem = mine.snapshot.output_problem or theirs.snapshot.output_problem or "was not kept"
-            found.add(Key(self.name), math.nan, f"cannot be computed: the output {problem}")
-        else:
-            found.add(Key(self.name), *called(self.function, a, b))
-        return found
+            return Values.one(Key(self.name), math.nan, f"cannot be computed: the output {problem}")
+        return Values.one(Key(self.name), *called(self.function, a, b))
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
-from lightning_sim.probe.forward import Called, find_logits, without_logits
-from lightning_sim.probe.gradients import logits_problem
+from lightning_sim.probe.forward import Called
+from lightning_sim.probe.gradients import require_logits
 from lightning_sim.probe.runner import ProbeRunner, Summed
 
 __all__ = ["floating_parameters", "summed_diagonals", "summed_lengths"]
@@ -58,11 +58,10 @@ def _logits(
     weights = {f"network.{name}": value for name, value in parameters.items()}
     with runner.context(network), torch.autocast(runner.device.type, enabled=False):
         output = functional_call(Called(network, runner.forward), weights, (batch,))
-    logits = find_logits(output)
-    reason = without_logits(output) if logits is None else logits_problem(logits)
-    if logits is None or reason is not None or len(logits) != len(ids):
-        reason = reason or f"for {len(ids)} samples is of shape {tuple(logits.shape) if logits is not None else ()}"
-        raise ValueError(f"it needs logits (samples, classes), and the output {reason}")
+    logits = require_logits(output, "it needs")
+    if len(logits) != len(ids):
+        got = f"for {len(ids)} samples is of shape {tuple(logits.shape)}"
+        raise ValueError(f"it needs logits (samples, classes), and the output {got}")
     return logits
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_sim.probe.forward import find_logits, without_logits
 
-__all__ = ["differentiable", "expected_loss", "gradients_at", "total_loss"]
+__all__ = ["differentiable", "expected_loss", "gradients_at", "logits_problem", "require_logits", "total_loss"]
 
 Objective = Callable[[Any, Any], Tensor]
 
@@ -42,10 +42,7 @@ def expected_loss(beta: float = 0.5) -> Objective:
         )
 
     def objective(output: Any, batch: Any) -> Tensor:
-        logits = find_logits(output)
-        reason = without_logits(output) if logits is None else logits_problem(logits)
-        if logits is None or reason is not None:
-            raise ValueError(f"gradients by the expected loss need logits (samples, classes), and the output {reason}")
+        logits = require_logits(output, "gradients by the expected loss need")
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         with torch.no_grad():
             difference = torch.softmax(logits, 1) - torch.softmax(beta * logits, 1)
@@ -82,6 +79,19 @@ def logits_problem(logits: Tensor | None) -> str | None:
     if not logits.is_floating_point() or logits.ndim != 2 or logits.shape[1] < 2:
         return f"is {logits.dtype} of shape {tuple(logits.shape)}"
     return None
+
+
+def require_logits(output: Any, what_needs: str) -> Tensor:
+    """The logits (samples, classes) in a network's output.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    logits = find_logits(output)
+    reason = without_logits(output) if logits is None else logits_problem(logits)
+    if logits is None or reason is not None:
+        raise ValueError(f"{what_needs} logits (samples, classes), and the output {reason}")
+    return logits
 
 
 def gradients_at(objective: Tensor, captured: Mapping[str, Tensor]) -> dict[str, Tensor | None]:

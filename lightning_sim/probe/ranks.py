@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, all_reduce_sketches
 
-__all__ = ["LostRanksError", "add_ranks", "add_sums", "agree_on_failure", "buffers_of_rank_zero"]
+__all__ = ["LostRanksError", "add_ranks", "add_sums", "buffers_of_rank_zero", "failing_together"]
 
 
 class LostRanksError(RuntimeError):
@@ -34,12 +34,18 @@ def _in_step() -> Iterator[None]:
         ) from error
 
 
-def agree_on_failure(failure: Exception | None, world_size: int, device: torch.device) -> None:
-    """Raise on every rank where one failed, before any of them waits for what another one has.
+@contextmanager
+def failing_together(world_size: int, device: torch.device) -> Iterator[None]:
+    """Raise on every rank where one failed inside, before any of them waits for what another one has.
 
     Raises:
         RuntimeError: when another rank failed.
     """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
     if world_size > 1:
         with _in_step():
             failed = torch.tensor([float(failure is not None)], device=device)

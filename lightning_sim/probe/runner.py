@@ -15,7 +15,7 @@ from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
 from lightning_sim.probe.guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
-from lightning_sim.probe.ranks import add_ranks, add_sums, agree_on_failure, buffers_of_rank_zero
+from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, failing_together
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
 from lightning_sim.sketch import Sketch
@@ -102,10 +102,8 @@ class ProbeRunner:
             RuntimeError: on every rank, when the network failed on another one.
             LostRanksError: when the ranks are not in step any more, as when one of them has ended.
         """
-        failure: Exception | None = None
-        snapshot = Snapshot()
         weights = self.weights_of_all_ranks(network, weights)
-        try:
+        with failing_together(self.world_size, self.device):
             batches = self._advancing(self.probe.batches(self.rank, self.world_size), advance)
             snapshot = self._snapshot(
                 network,
@@ -116,9 +114,6 @@ class ProbeRunner:
                 weights=weights,
                 recycled=recycled,
             )
-        except Exception as error:
-            failure = error
-        agree_on_failure(failure, self.world_size, self.device)
         if self.world_size > 1:
             num_logits = self.probe.size if keep_logits else None
             add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits)
@@ -148,15 +143,10 @@ class ProbeRunner:
             RuntimeError: on every rank, when `summed` failed on another one.
             LostRanksError: when the ranks are not in step any more, as when one of them has ended.
         """
-        failure: Exception | None = None
-        total = torch.zeros((), device="cpu")
         weights = self.weights_of_all_ranks(network, weights)
-        try:
+        with failing_together(self.world_size, self.device):
             batches = self.probe.batches(self.rank, self.world_size, one_by_one=one_by_one)
             total = self._sum(network, summed, self._advancing(batches, advance), weights)
-        except Exception as error:
-            failure = error
-        agree_on_failure(failure, self.world_size, self.device)
         if self.world_size > 1:
             add_sums(total)
         return total / self.probe.size

@@ -13,10 +13,12 @@ from lightning_sim.probe.capture import capture_outputs
 from lightning_sim.probe.forward import Called, find_logits, without_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
-from lightning_sim.probe.representations import REPRESENTATIONS, Summary, needs_gradients, sketched
+from lightning_sim.probe.representations import REPRESENTATIONS, Summary, sketched
 from lightning_sim.sketch import HashedSamples, Sketch, Tang2020Sketch, hash_samples
 
 __all__ = ["Snapshot", "take_snapshot"]
+
+_AS_IT_IS = ("logits", "problems", "gradient_problems", "output_problem", "kept")  # in a state, beside the sketches
 
 
 @dataclass
@@ -48,11 +50,7 @@ class Snapshot:
                 representation: {layer: sketch.state_dict() for layer, sketch in sketches.items()}
                 for representation, sketches in self.sketches.items()
             },
-            "logits": self.logits,
-            "problems": dict(self.problems),
-            "gradient_problems": dict(self.gradient_problems),
-            "output_problem": self.output_problem,
-            "kept": self.kept,
+            **{name: getattr(self, name) for name in _AS_IT_IS},
         }
 
     @classmethod
@@ -62,8 +60,7 @@ class Snapshot:
             representation: {layer: _restored(value) for layer, value in states.items()}
             for representation, states in state["sketches"].items()
         }
-        names = ("logits", "problems", "gradient_problems", "output_problem", "kept")
-        return cls(sketches, **{name: state[name] for name in names})
+        return cls(sketches, **{name: state[name] for name in _AS_IT_IS})
 
     def of(self, representation: str = "features") -> Mapping[str, Sketch]:
         """Layer -> sketch of one representation; empty where there is none."""
@@ -86,7 +83,7 @@ class Snapshot:
 
     def not_sketched(self, layer: str, representation: str) -> str | None:
         """Why there is no sketch of a layer, or None."""
-        if layer in self.problems or not needs_gradients([representation]):
+        if layer in self.problems or not REPRESENTATIONS[representation].needs_gradients:
             return self.problems.get(layer)
         reason = self.gradient_problems.get(layer)
         return None if reason is None else f"has gradients that {reason}"
@@ -138,7 +135,7 @@ def take_snapshot(
     ran: set[str] = set()
     hashes: HashedSamples | None = None
     captured: dict[str, Tensor] = {}
-    with_gradients = [representation for representation in representations if needs_gradients([representation])]
+    with_gradients = [name for name in representations if REPRESENTATIONS[name].needs_gradients]
     objective = objective or expected_loss()
 
     def hashed(sketch: Sketch, sample_ids: Tensor, device: torch.device) -> Tensor | HashedSamples:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_sim.choosing import refusal
 from lightning_sim.measures import MEASURES, Pairs, Side
 from lightning_sim.probe import Probe, Snapshot
 from lightning_sim.probe.runner import ProbeRunner
@@ -25,7 +26,7 @@ class FisherMeasures:
 
     def problems(self, network, other):
         sides = Side(Snapshot(), self.runner, network), Side(Snapshot(), self.runner, other)
-        reasons = {measure.name: measure.refuse(*sides, Pairs({})) for measure in self.measures}
+        reasons = {measure.name: refusal(measure, *sides, Pairs({})) for measure in self.measures}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def complete(self, snapshot, network, weights=None):

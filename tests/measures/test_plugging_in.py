@@ -48,11 +48,9 @@ class Drift(Measure):
         return {name: value.detach().cpu().clone() for name, value in side.live.named_parameters()}
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
-        found = Values()
         before, now = theirs.kept(self), self.keep(mine)
         squared = sum(float((now[name] - value).square().sum()) for name, value in before.items())
-        found.add(Key(self.name), squared**0.5)
-        return found
+        return Values.one(Key(self.name), squared**0.5)
 
 
 def test_functions_metrics_and_objects_are_monitored_beside_the_built_in_ones(tmp_path: Any) -> None:
@@ -155,6 +153,15 @@ def test_functions_of_samples_need_each_of_them(tmp_path: Any, settings: Any, me
     monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=disparity, **settings)
     with pytest.raises(ValueError, match=rf"disparity .it is a function of single samples, and {message}"):
         fit([monitor], epochs=1, root=tmp_path)
+
+
+def test_what_a_measure_raises_when_it_is_asked_is_why_it_does_not_apply(tmp_path: Any) -> None:
+    class Unsure(Drift):
+        def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+            raise KeyError("heads")
+
+    with pytest.raises(ValueError, match=r"measures that do not apply: drift \(KeyError: 'heads'\)"):
+        fit([SimilarityMonitor(measures=Unsure())], epochs=1, root=tmp_path)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, 1e300])

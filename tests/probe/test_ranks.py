@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_sim.probe import LostRanksError, Snapshot
-from lightning_sim.probe.ranks import add_ranks, agree_on_failure
+from lightning_sim.probe.ranks import add_ranks, failing_together
 from lightning_sim.sketch import Sketch
 
 CPU = torch.device("cpu")
@@ -19,8 +19,8 @@ def group(tmp_path):
 
 
 def test_a_group_that_is_gone_is_no_failed_measurement():
-    with pytest.raises(LostRanksError, match="lost the other ranks"):
-        agree_on_failure(None, 2, CPU)
+    with pytest.raises(LostRanksError, match="lost the other ranks"), failing_together(2, CPU):
+        pass
 
 
 @pytest.mark.usefixtures("group")
@@ -50,6 +50,7 @@ def test_what_every_rank_finds_alike_is_a_failed_measurement(monkeypatch):
 
 @pytest.mark.usefixtures("group")
 def test_a_failure_is_raised_once_all_ranks_know_of_it():
-    agree_on_failure(None, 2, CPU)
-    with pytest.raises(KeyError):
-        agree_on_failure(KeyError("mine"), 2, CPU)
+    with failing_together(2, CPU):
+        pass
+    with pytest.raises(KeyError, match="mine"), failing_together(2, CPU):
+        raise KeyError("mine")
