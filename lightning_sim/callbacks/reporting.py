@@ -22,7 +22,7 @@ def figures_of(
     figures: dict[str, Callable[[], Figure]] = {
         f"{monitor}/matrix/{matrix.key.title.replace(', ', '/')}": partial(
             matrix.plot,
-            f"{matrix.measure} of {matrix.representation}, epoch {measurement.epoch}",
+            f"{matrix.key.title}, epoch {measurement.epoch}",
             scale=history.scale(matrix.measure),
         )
         for matrix in measurement.matrices
@@ -36,5 +36,5 @@ def by_problem(problems: Mapping[Key, str]) -> dict[str, str]:
     """Problem -> what it is about: the layers, or else the measures."""
     about: dict[str, dict[str, None]] = {}
     for key, problem in problems.items():
-        about.setdefault(problem, {})[key.measure if key.layer is None else key.layer] = None
+        about.setdefault(problem, {})[key.layer or key.name] = None
     return {problem: ", ".join(names) for problem, names in about.items()}

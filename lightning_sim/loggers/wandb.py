@@ -24,8 +24,6 @@ MAX_TABLE_ROWS = 50_000
 class WandbAdapter(LoggerAdapter):
     """Summaries, images, and the history as one table."""
 
-    takes_figures = True
-
     def takes(self, logger: Any) -> bool:
         """Lightning's."""
         from lightning.pytorch.loggers import WandbLogger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,22 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_sim.functional.correlation import CorrelationResult, pearson_correlation, spearman_correlation
+from lightning_sim.record.asking import listed
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement
-from lightning_sim.record.scale import Scale
 
 __all__ = [
     "CORRELATION",
-    "CORRELATION_SCALE",
     "LEAST_POINTS",
     "Method",
     "correlate",
     "correlation_key",
     "live_correlations",
+    "numbers_of",
+    "over_layers",
 ]
 
 CORRELATION = "cka_jsd_pearson"
-CORRELATION_SCALE = Scale(low=-1.0, high=1.0, group="correlations")
 LEAST_POINTS = 4
 
 Method = Literal["pearson", "spearman"]
@@ -53,10 +53,35 @@ def live_correlations(measurements: Sequence[Measurement]) -> dict[Key, float]:
     found = {}
     for key in newest:
         if (correlation := correlation_key(key, newest)) is not None:
-            both = key, Key("jsd", condition=key.condition)
-            x, y = (np.array([m.by_key.get(one, math.nan) for m in measurements]) for one in both)
+            x, y = (numbers_of(measurements, one) for one in (key, Key("jsd", condition=key.condition)))
             found[correlation] = correlate(x, y).value
     return found
+
+
+def numbers_of(measurements: Iterable[Measurement], key: Key) -> NDArray[np.float64]:
+    """One number in every measurement, shape (measurements,); NaN where it was not measured."""
+    return np.array([m.number(key) for m in measurements], dtype=np.float64)
+
+
+def over_layers(
+    measurements: Sequence[Measurement], epoch: int | None, measure: str, representation: str
+) -> NDArray[np.float64]:
+    """One measure of every layer in the last measurement of an epoch, or of all; NaN for layers without it.
+
+    Raises:
+        ValueError: if there is no such measurement, or the measure of no layer in it; the message says what there is.
+    """
+    newest = next((m for m in reversed(measurements) if epoch is None or m.epoch == epoch), None)
+    if newest is None:
+        at = "" if epoch is None else f" at epoch {epoch}"
+        epochs = list(dict.fromkeys(measurement.epoch for measurement in measurements))
+        raise ValueError(f"nothing was measured{at}; epochs are {listed(epochs) or 'none'}")
+    layers = dict.fromkeys(key.layer for key in newest.by_key if key.layer is not None)
+    numbers = [newest.number(Key(measure, representation, layer)) for layer in layers]
+    if all(number is None for number in numbers):
+        held = ", ".join(dict.fromkeys(key.measure for key in newest.by_key)) or "nothing"
+        raise ValueError(f"no layer has {Key(measure, representation).title} in this measurement; it holds {held}")
+    return np.array(numbers, dtype=np.float64)
 
 
 def correlation_key(key: Key, keys: Collection[Key]) -> Key | None:

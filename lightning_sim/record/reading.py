@@ -26,7 +26,7 @@ _PATTERNS = {
 _SEVERAL = {"record": "runs", "wandb": "W&B runs"}  # of which none is to be preferred
 
 
-def read_run(path: Path, source: str | None, monitor: str) -> RunContent:
+def read_run(path: Path, source: str | None = None, monitor: str = "similarity") -> RunContent:
     """What `lightning_sim.read_history` finds at a path: metadata and measurements."""
     if source is not None and source not in _PATTERNS:
         raise ValueError(f"`source` must be one of {', '.join(_PATTERNS)} or None, got {source!r}")

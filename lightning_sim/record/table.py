@@ -11,7 +11,7 @@ from lightning_sim.record.measurement import Measurement
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "Columns", "data_frame", "tidy_columns"]
+__all__ = ["COLUMNS", "Columns", "data_frame", "joined", "tidy_columns"]
 
 COLUMNS = (
     "run",
@@ -55,6 +55,15 @@ def tidy_columns(
                     if reference != scalar:
                         rows.append((*moment, *kind, layer, reference, value))
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in COLUMNS]
+
+
+def joined(tables: Iterable[tuple[str, Columns]]) -> Columns:
+    """Several tables below one another, by the names that they get in the column ``run``."""
+    found: Columns = [[] for _ in COLUMNS]
+    for run, (runs, *columns) in tables:
+        for target, column in zip(found, ([run] * len(runs), *columns), strict=True):
+            target.extend(column)
+    return found
 
 
 def data_frame(columns: Columns) -> pandas.DataFrame:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pandas
 import pytest
 import torch
 
-from lightning_sim.record import Measurement, SimilarityHistory, SimilarityMatrix, read_history
+from lightning_sim.callbacks.reporting import figures_of
+from lightning_sim.record import Key, Measurement, SimilarityHistory, SimilarityMatrix, read_history
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import parse_name
 from lightning_sim.record.table import COLUMNS
@@ -62,6 +64,41 @@ def test_names_say_measure_representation_layer_and_condition(name: str, parts: 
     assert (key, key.name) == (parts, name)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [("a/b",), ("jsd", None, None, "a/b"), ("cka", "features", "a", "a/b"), ("cka", "x/y", "a"), ("cka", "x@y", "a")],
+)
+def test_keys_that_their_names_would_not_give_back_are_refused(parts: tuple[str | None, ...]) -> None:
+    with pytest.raises(ValueError, match=r"key must not hold '/'.*got .*(a/b|x/y|x@y)"):
+        Key(*parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("parts", [("jsd", None, None, "a@b"), ("c@d", "features", "a/b@c", "d@e"), ("c", "d", "", "")])
+def test_keys_survive_checkpoints_and_records(tmp_path: Path, parts: tuple[str | None, ...]) -> None:
+    key = Key(*parts)  # type: ignore[arg-type]
+    measurement = Measurement(0, 1, {key: 0.5})
+    RecordWriter(tmp_path, {}, [measurement]).claim()
+    for read in (Measurement.from_state(measurement.to_state()), *read_history(tmp_path).measurements):
+        assert read.by_key == {key: 0.5}
+    assert pickle.loads(pickle.dumps(key)) == key
+
+
+def test_a_checkpoint_of_an_earlier_version_loses_what_follows_from_other_values() -> None:
+    derived = {"cka_jsd_pearson/features/a": 0.25, "cka_nbs_slope": 1.0, "nbs_jsd_slope/x/a": 1.0}
+    state = {"epoch": 0, "step": 1, "matrices": [], "values": {"jsd": 0.5, **derived}}
+    assert Measurement.from_state(state).values == {"jsd": 0.5}
+
+
+def test_the_condition_stands_in_every_title() -> None:
+    matrices = [SimilarityMatrix("cka", "features", ("a",), ("a",), np.ones((1, 1)), c) for c in ("fog", "")]
+    assert [matrix.heatmap().title for matrix in matrices] == ["cka, features, fog", "cka, features"]
+    history = SimilarityHistory({}, [Measurement(3, 1, {}, matrices)])
+    assert history.plot().axes[0].get_title(loc="left") == "cka, features, fog, epoch 3"
+    made = figures_of(history.measurements[0], {}, history, "similarity")
+    figure = made["similarity/matrix/cka/features/fog"]()
+    assert figure.axes[0].get_title(loc="left") == "cka, features, fog, epoch 3"
+
+
 def test_trajectories_hold_the_measurements_that_have_the_name() -> None:
     history = two_epochs()
     history.append(Measurement(3, 39, {"jsd": float("nan")}))
@@ -91,10 +128,11 @@ def test_matrices_by_epoch() -> None:
     ("arguments", "message"),
     [
         ({"measure": "cca"}, "no measure 'cca'.*it holds cka, wcka, jsd"),
-        ({"measure": "cka"}, "give `layer`: cka/features was measured for b, a"),
-        ({"measure": "cka", "layer": "c"}, "no layer 'c': cka/features was measured for b, a"),
+        ({"measure": "cka"}, "give `layer`: cka, features was measured for b, a"),
+        ({"measure": "cka", "layer": "c"}, "no layer 'c': cka, features was measured for b, a"),
         ({"measure": "wcka", "layer": "a"}, "'wcka' was measured for weights, not for 'features'"),
         ({"measure": "jsd", "layer": "a"}, "leave `layer` out, got 'a'"),
+        ({"measure": "jsd", "condition": 3}, "`condition` must be a string"),
     ],
 )
 def test_unknown_trajectories_list_what_there_is(arguments: dict[str, str], message: str) -> None:
@@ -105,12 +143,11 @@ def test_unknown_trajectories_list_what_there_is(arguments: dict[str, str], mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"measure": "nbs"}, "no matrix nbs/features in this history; it holds cka/features at epochs 0, 2"),
-        (
-            {"epoch": 1},
-            "no matrix cka/features at epoch 1 in this history; it holds cka/features at epochs 0, 2",
-        ),
-        ({"representation": "gradients"}, "no matrix cka/gradients"),
+        ({"measure": "nbs"}, "no matrix of nbs, features in this history; it holds cka, features at epochs 0, 2"),
+        ({"epoch": 1}, "no matrix of cka, features at epoch 1 in this history; it holds cka, features at epochs 0, 2"),
+        ({"representation": "gradients"}, "no matrix of cka, gradients"),
+        ({"condition": "fog"}, "no matrix of cka, features, fog in this history; it holds cka, features at"),
+        ({"condition": None}, "`condition` must be a string"),
     ],
 )
 def test_unknown_matrices_list_what_there_is(arguments: dict[str, object], message: str) -> None:
