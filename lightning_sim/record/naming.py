@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-__all__ = ["WANDB_STEP", "derived", "is_epoch", "measured_name", "shown_as"]
+__all__ = ["WANDB_STEP", "derived", "is_epoch", "measured_name", "run_in", "shown_as"]
 
 WANDB_STEP = "trainer/global_step"  # under which WandbLogger logs scalars
 
@@ -41,6 +42,17 @@ def measured_name(logged: str, monitor: str) -> str | None:
 def is_epoch(logged: str) -> bool:
     """Whether this is the epoch that Lightning logs beside every scalar."""
     return logged == "epoch" or logged.endswith("-epoch")
+
+
+def run_in(directory: Path) -> str:
+    """What a run is called by its directory: of ``version_0``, which every project has, with the name above it.
+
+    Example:
+        >>> run_in(Path("/a/lightning_logs/version_0")), run_in(Path("/a/fine-tuned"))
+        ('lightning_logs/version_0', 'fine-tuned')
+    """
+    path = directory.absolute()
+    return f"{path.parent.name}/{path.name}" if re.fullmatch(r"version_\d+", path.name) else path.name
 
 
 def derived(name: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_sim.record.file import read_record
-from lightning_sim.record.naming import is_epoch, measured_name
+from lightning_sim.record.naming import is_epoch, measured_name, run_in
 from lightning_sim.record.places import FILE_NAME, holds_measurements, numbered_places
 from lightning_sim.record.scalars import RunContent, run_of_scalars
 from lightning_sim.record.tensorboard import read_tensorboard
@@ -46,7 +46,7 @@ def read_csv(path: Path, monitor: str) -> RunContent:
             rows = list(_csv_rows(file, monitor))
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-    return run_of_scalars(rows, {"run": path.absolute().parent.name}, monitor, path)
+    return run_of_scalars(rows, {"run": run_in(path.absolute().parent)}, monitor, path)
 
 
 def _csv_rows(file: Iterable[str], monitor: str) -> Iterator[tuple[int, dict[str, float]]]:
