@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_sim._arguments import check_number
+from lightning_sim._checks import check_choice
 from lightning_sim.functional.correlation import CorrelationResult, pearson_correlation, spearman_correlation
-from lightning_sim.record.asking import listed
+from lightning_sim.record.asking import asked_key, check_asked, layers_of, listed
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement
 
@@ -23,7 +25,7 @@ __all__ = [
     "correlation_key",
     "live_correlations",
     "numbers_of",
-    "over_layers",
+    "paired",
 ]
 
 CORRELATION = "cka_jsd_pearson"
@@ -63,21 +65,39 @@ def numbers_of(measurements: Iterable[Measurement], key: Key) -> NDArray[np.floa
     return np.array([m.number(key) for m in measurements], dtype=np.float64)
 
 
-def over_layers(
+def paired(
+    measurements: Sequence[Measurement],
+    order: Iterable[str],
+    measures: tuple[str, str],
+    layer: str | None,
+    representation: str,
+    epoch: int | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What `SimilarityHistory.correlation` correlates: over the measurements, or over the layers in one of them."""
+    for measure in measures:
+        check_asked(measure, layer, representation, epoch=epoch)
+    of_outputs = [any(m.number(Key(measure)) is not None for m in measurements) for measure in measures]
+    if layer is None and not any(of_outputs):
+        x, y = (_over_layers(measurements, epoch, measure, representation) for measure in measures)
+    elif epoch is not None:
+        raise ValueError(f"`epoch` is for correlations over layers, without `layer`; got epoch {epoch}")
+    else:
+        layers = [None if alone else layer for alone in of_outputs]
+        asked = zip(measures, layers, strict=True)
+        x, y = (numbers_of(measurements, asked_key(measurements, order, *one, representation)) for one in asked)
+    return x, y
+
+
+def _over_layers(
     measurements: Sequence[Measurement], epoch: int | None, measure: str, representation: str
 ) -> NDArray[np.float64]:
-    """One measure of every layer in the last measurement of an epoch, or of all; NaN for layers without it.
-
-    Raises:
-        ValueError: if there is no such measurement, or the measure of no layer in it; the message says what there is.
-    """
+    """One measure of every layer in the last measurement of an epoch, or of all; NaN for layers without it."""
     newest = next((m for m in reversed(measurements) if epoch is None or m.epoch == epoch), None)
     if newest is None:
         at = "" if epoch is None else f" at epoch {epoch}"
         epochs = list(dict.fromkeys(measurement.epoch for measurement in measurements))
         raise ValueError(f"nothing was measured{at}; epochs are {listed(epochs) or 'none'}")
-    layers = dict.fromkeys(key.layer for key in newest.by_key if key.layer is not None)
-    numbers = [newest.number(Key(measure, representation, layer)) for layer in layers]
+    numbers = [newest.number(Key(measure, representation, layer)) for layer in layers_of(newest.by_key)]
     if all(number is None for number in numbers):
         held = ", ".join(dict.fromkeys(key.measure for key in newest.by_key)) or "nothing"
         raise ValueError(f"no layer has {Key(measure, representation).title} in this measurement; it holds {held}")
@@ -101,7 +121,13 @@ def correlate(
         second: shape (measurements,).
         method: ``"pearson"`` or ``"spearman"``.
         confidence: coverage of the interval.
+
+    Raises:
+        ValueError: for a method or a confidence that is none.
     """
+    check_choice(method, "method", ("pearson", "spearman"))
+    if not 0 < check_number(confidence, "confidence") < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence}")
     finite = np.isfinite(first) & np.isfinite(second)
     first, second = first[finite], second[finite]
     if len(first) < LEAST_POINTS or _does_not_move(first) or _does_not_move(second):

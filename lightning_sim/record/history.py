@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_sim._arguments import check_number, described
-from lightning_sim._checks import check_choice
+from lightning_sim._arguments import described
 from lightning_sim.figures import Panel, draw_heatmap, panel_grid
 from lightning_sim.functional.correlation import CorrelationResult
-from lightning_sim.record.asking import check_asked, listed, no_matrix, unknown
-from lightning_sim.record.correlations import Method, correlate, numbers_of, over_layers
+from lightning_sim.record.asking import asked_key, found_matrix, keys_of, layers_of, listed
+from lightning_sim.record.correlations import Method, correlate, numbers_of, paired
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 from lightning_sim.record.reading import read_run
 from lightning_sim.record.scale import Scale
-from lightning_sim.record.table import COLUMNS, data_frame, joined, tidy_columns
+from lightning_sim.record.table import COLUMNS, data_frame, joined, of_measure, tidy_columns, wide_frame
 from lightning_sim.record.trajectory import Trajectory, panels_of
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ class SimilarityHistory:
     @property
     def keys(self) -> list[Key]:
         """What was ever measured, in order of appearance."""
-        return list(dict.fromkeys(key for measurement in self.measurements for key in measurement.by_key))
+        return keys_of(self.measurements)
 
     @property
     def names(self) -> list[str]:
@@ -91,9 +89,7 @@ class SimilarityHistory:
     @property
     def layers(self) -> list[str]:
         """The measured layers: in the network's order as far as the metadata knows it, then by appearance."""
-        found = dict.fromkeys(key.layer for key in self.keys if key.layer is not None)
-        known = [layer for layer in self._reference_layers() if layer in found]
-        return list(dict.fromkeys([*known, *found]))
+        return layers_of(self.keys, self._order())
 
     @property
     def epochs(self) -> list[int]:
@@ -113,14 +109,15 @@ class SimilarityHistory:
 
         Args:
             measure: for instance ``"cka"``, or ``"jsd"``, which belongs to the outputs and takes no layer.
-            layer: name of a layer of the network.
+            layer: name of a layer of the network, or its end after a dot, where only one of those measured ends so.
             representation: for measures of layers; ``"weights"`` for wCKA.
             condition: of the samples; empty for the samples as they are.
 
         Raises:
             ValueError: if nothing of that name was measured; the message says what was.
         """
-        return self.trajectory_of(self._asked(measure, layer, representation, condition))
+        key = asked_key(self.measurements, self._order(), measure, layer, representation, condition)
+        return self.trajectory_of(key)
 
     def trajectory_of(self, key: Key) -> Trajectory:
         """The trajectory of one of `keys`; empty for what was never measured."""
@@ -136,15 +133,7 @@ class SimilarityHistory:
         Raises:
             ValueError: if there is none; the message says which there are.
         """
-        check_asked(measure, None, representation, condition, epoch)
-        key = Key(measure, representation, None, condition)
-        for measurement in reversed(self.measurements):
-            if epoch is None or measurement.epoch == epoch:
-                for matrix in measurement.matrices:
-                    if matrix.key == key:
-                        return matrix
-        held = [(matrix.key, m.epoch) for m in self.measurements for matrix in m.matrices]
-        raise ValueError(no_matrix(key, epoch, held))
+        return found_matrix(self.measurements, measure, representation, condition, epoch)
 
     def correlation(
         self,
@@ -168,7 +157,7 @@ class SimilarityHistory:
         Args:
             first: a measure, of layers or of outputs; the x of the slope.
             second: the other one; a trajectory of outputs belongs to every layer.
-            layer: name of a layer of the network.
+            layer: as in `trajectory`.
             representation: for measures of layers.
             epoch: over layers: the last measurement of this epoch; the very last one by default.
             method: ``"pearson"`` or ``"spearman"``.
@@ -181,20 +170,7 @@ class SimilarityHistory:
         Raises:
             ValueError: if nothing of these names was measured; the message says what was.
         """
-        check_choice(method, "method", ("pearson", "spearman"))
-        if not 0 < check_number(confidence, "confidence") < 1:
-            raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence}")
-        for measure in (first, second):
-            check_asked(measure, layer, representation, epoch=epoch)
-        outputs = [any(m.number(Key(measure)) is not None for m in self.measurements) for measure in (first, second)]
-        if layer is None and not any(outputs):
-            x, y = (over_layers(self.measurements, epoch, measure, representation) for measure in (first, second))
-        elif epoch is not None:
-            raise ValueError(f"`epoch` is for correlations over layers, without `layer`; got epoch {epoch}")
-        else:
-            layers = [None if of_outputs else layer for of_outputs in outputs]
-            keys = [self._asked(*both, representation) for both in zip((first, second), layers, strict=True)]
-            x, y = (numbers_of(self.measurements, key) for key in keys)
+        x, y = paired(self.measurements, self._order(), (first, second), layer, representation, epoch)
         return correlate(x, y, method, confidence)
 
     def to_records(self, *, matrices: bool = False) -> list[dict[str, Any]]:
@@ -209,13 +185,23 @@ class SimilarityHistory:
         """
         return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*self._columns(matrices), strict=True)]
 
-    def to_pandas(self, *, matrices: bool = False) -> pandas.DataFrame:
+    def to_pandas(self, *, matrices: bool = False, measure: str | None = None, wide: bool = False) -> pandas.DataFrame:
         """The rows of `to_records` as a data frame; needs the extra ``pandas``.
+
+        Args:
+            matrices: as in `to_records`.
+            measure: only the rows of this one.
+            wide: a row for each measurement, (epoch, step), and a column for each number instead: by its layer where
+                all are of one kind, else by its logged name, and ``against`` which layer of the reference in matrices.
 
         Raises:
             ModuleNotFoundError: if pandas is not installed.
+            ValueError: if the measure was never measured; the message says what was.
         """
-        return data_frame(self._columns(matrices))
+        columns = self._columns(matrices)
+        if measure is not None:
+            columns = of_measure(columns, measure)
+        return wide_frame(columns) if wide else data_frame(columns)
 
     def plot(self) -> Figure:
         """Trajectories of every measure and the last matrix, as a figure; needs the extra ``plot``."""
@@ -255,13 +241,8 @@ class SimilarityHistory:
         )
         if isinstance(histories, str | Path | SimilarityHistory) or not isinstance(histories, Iterable):
             raise ValueError(f"`histories` must be a list of histories or paths, got {described(histories)}")
-        columns, names = [], Counter[str]()
-        for item in histories:
-            read = item if isinstance(item, SimilarityHistory) else SimilarityHistory(*read_run(Path(item)))
-            name = read.run or "run"
-            names[name] += 1
-            columns.append((name if names[name] == 1 else f"{name} ({names[name]})", read._columns(matrices)))
-        return data_frame(joined(columns))
+        read = [h if isinstance(h, SimilarityHistory) else SimilarityHistory(*read_run(Path(h))) for h in histories]
+        return data_frame(joined((history.run or "run", history._columns(matrices)) for history in read))
 
     def to_state(self) -> dict[str, Any]:
         """The history as primitives and tensors, which checkpoints load without running code."""
@@ -294,17 +275,10 @@ class SimilarityHistory:
             f"{', '.join(self.measures)}, {len(self.layers)} layers)"
         )
 
-    def _asked(self, measure: str, layer: str | None, representation: str, condition: str = "") -> Key:
-        """The key of what a user asks for; refused if it was never measured."""
-        check_asked(measure, layer, representation, condition)
-        key = Key(measure, None if layer is None else representation, layer, condition)
-        if all(m.number(key) is None for m in self.measurements):
-            raise ValueError(unknown(key, representation, self.keys, self.layers))
-        return key
-
-    def _reference_layers(self) -> Mapping[str, str]:
+    def _order(self) -> Mapping[str, str]:
+        """The network's layers, each with its counterpart, as far as the metadata knows them."""
         layers = self.metadata.get("layers")
         return layers if isinstance(layers, Mapping) else {}
 
     def _columns(self, matrices: bool) -> list[list[Any]]:
-        return tidy_columns(self.run, self._reference_layers(), self.measurements, matrices=matrices)
+        return tidy_columns(self.run, self._order(), self.measurements, matrices=matrices)

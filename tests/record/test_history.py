@@ -192,6 +192,42 @@ def test_the_tidy_table_with_matrices_has_every_cell_once() -> None:
     }  # fmt: skip
 
 
+def test_the_wide_table_has_a_row_for_each_measurement() -> None:
+    history = two_epochs()
+    history.append(Measurement(2, 35, {"jsd": 0.75, "cka/features/new": 0.5}))
+    cka = history.to_pandas(measure="cka", wide=True)
+    assert cka.index.tolist() == [(0, 9), (2, 29), (2, 35)]
+    assert cka.index.names == ["epoch", "step"]
+    assert list(cka.columns) == ["a", "b", "new"]
+    np.testing.assert_array_equal(cka.to_numpy(), [[0.5, 0.125, np.nan], [2.5, 2.125, np.nan], [np.nan, np.nan, 0.5]])
+    assert history.to_pandas(measure="jsd", wide=True).to_dict("list") == {"jsd": [0.25, 0.25, 0.75]}
+    names = ["cka/features/a", "cka/features/b", "wcka/weights/a", "jsd", "seconds", "cka/features/new"]
+    assert list(history.to_pandas(wide=True).columns) == names
+    cells = two_epochs().to_pandas(measure="cka", matrices=True, wide=True)
+    assert cells.loc[(0, 9)].to_dict() == {
+        "a against their a": 0.5, "b against their b": 0.125, "b against their a": 0.25, "a against their b": 0.375,
+    }  # fmt: skip
+    assert history.to_pandas(measure="jsd").value.tolist() == [0.25, 0.25, 0.75]
+    with pytest.raises(ValueError, match="no measure 'cca' in this history; it holds cka, wcka, jsd, seconds"):
+        history.to_pandas(measure="cca")
+
+
+def test_layers_can_be_given_by_an_end_that_only_one_has() -> None:
+    layers = ("net.block1.conv", "net.block2.conv", "net.head", "head2")
+    values = {f"cka/features/{layer}": float(i) for i, layer in enumerate(layers)}
+    values |= {"wcka/weights/net.block2.conv": 9.0}
+    history = SimilarityHistory({"layers": dict.fromkeys(layers, "")}, [Measurement(0, 1, {**values, "jsd": 0.0})])
+    for end, whole in (("head", "net.head"), ("block2.conv", "net.block2.conv"), ("head2", "head2")):
+        found = history.trajectory("cka", layer=end)
+        assert found.name == f"cka/features/{whole}"
+        assert found.values.tolist() == [values[f"cka/features/{whole}"]]
+    assert history.trajectory("wcka", layer="conv", representation="weights").values.tolist() == [9.0]
+    with pytest.raises(ValueError, match=r"'conv' may be net.block1.conv or net.block2.conv: give more of its name"):
+        history.correlation("cka", "jsd", layer="conv")
+    with pytest.raises(ValueError, match=r"no layer 'ead': cka, features was measured for net.block1.conv"):
+        history.trajectory("cka", layer="ead")
+
+
 def test_an_empty_history_gives_an_empty_table() -> None:
     assert SimilarityHistory({}).to_records() == []
     assert tuple(SimilarityHistory({}).to_pandas().columns) == COLUMNS
@@ -206,6 +242,9 @@ def test_comparing_joins_runs_and_tells_equal_names_apart(tmp_path: Path) -> Non
     assert isinstance(frame, pandas.DataFrame)
     assert frame.groupby("run", sort=False).size().to_dict() == {"r": 10, "r (2)": 10, "stored": 1, "run": 1}
     assert frame[frame.run == "stored"].value.tolist() == [0.5]
+    with pytest.warns(DeprecationWarning, match="now SimilarityHistory.concatenate"):
+        renamed = SimilarityHistory.compare([SimilarityHistory({"run": run}, unnamed.measurements) for run in "aab"])
+    assert renamed.run.tolist() == ["a", "a (2)", "b"]
     named = {"mine": two_epochs(), "theirs": unnamed}
     assert SimilarityHistory.concatenate(named).groupby("run", sort=False).size().to_dict() == {"mine": 10, "theirs": 1}
     assert SimilarityHistory.concatenate({}).empty
