@@ -241,7 +241,7 @@ class SimilarityHistory:
         )
         if isinstance(histories, str | Path | SimilarityHistory) or not isinstance(histories, Iterable):
             raise ValueError(f"`histories` must be a list of histories or paths, got {described(histories)}")
-        read = [h if isinstance(h, SimilarityHistory) else SimilarityHistory(*read_run(Path(h))) for h in histories]
+        read = [h if isinstance(h, SimilarityHistory) else SimilarityHistory(*read_run(h)) for h in histories]
         return data_frame(joined((history.run or "run", history._columns(matrices)) for history in read))
 
     def to_state(self) -> dict[str, Any]:

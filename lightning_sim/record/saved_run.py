@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from pathlib import Path
 
-from lightning_sim._arguments import check_text, described
+from lightning_sim._arguments import check_text
 from lightning_sim.record.history import SimilarityHistory
 from lightning_sim.record.reading import read_run
 
@@ -29,6 +28,4 @@ def read_history(path: Path | str, *, source: str | None = None, name: str = "si
         ValueError: If a file is damaged, or several records or offline W&B runs lie there; it names them.
         ModuleNotFoundError: If the package that reads the source is not installed.
     """
-    if not isinstance(path, str | PathLike):
-        raise ValueError(f"`path` must be the path of a run, got {described(path)}")
-    return SimilarityHistory(*read_run(Path(path), source, check_text(name, "name")))
+    return SimilarityHistory(*read_run(path, source, check_text(name, "name")))

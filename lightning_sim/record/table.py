@@ -12,19 +12,10 @@ from lightning_sim.record.measurement import Measurement
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "Columns", "data_frame", "joined", "of_measure", "tidy_columns", "wide_frame"]
+__all__ = ["COLUMNS", "KEY_COLUMNS", "Columns", "data_frame", "joined", "of_measure", "tidy_columns", "wide_frame"]
 
-COLUMNS = (
-    "run",
-    "epoch",
-    "step",
-    "measure",
-    "representation",
-    "condition",
-    "layer",
-    "reference_layer",
-    "value",
-)
+KEY_COLUMNS = ("measure", "representation", "condition", "layer")
+COLUMNS = ("run", "epoch", "step", *KEY_COLUMNS, "reference_layer", "value")
 Columns = list[list[Any]]
 
 

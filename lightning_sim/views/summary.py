@@ -11,22 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_sim.record import Key, Scale, SimilarityHistory, Trajectory
+from lightning_sim.record.table import KEY_COLUMNS
 
 __all__ = ["COLUMNS", "Row", "ordered_keys", "summarize", "trend_per_epoch"]
 
-COLUMNS = (
-    "run",
-    "measure",
-    "representation",
-    "condition",
-    "layer",
-    "measurements",
-    "first",
-    "last",
-    "minimum",
-    "epoch_of_minimum",
-    "trend",
-)
+COLUMNS = ("run", *KEY_COLUMNS, "measurements", "first", "last", "minimum", "epoch_of_minimum", "trend")
 
 
 @dataclass(frozen=True, eq=False)

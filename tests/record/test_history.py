@@ -12,7 +12,6 @@ import pandas
 import pytest
 import torch
 
-from lightning_sim.callbacks.reporting import figures_of
 from lightning_sim.record import Key, Measurement, SimilarityHistory, SimilarityMatrix, read_history
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import parse_name
@@ -94,9 +93,6 @@ def test_the_condition_stands_in_every_title() -> None:
     assert [matrix.heatmap().title for matrix in matrices] == ["cka, features, fog", "cka, features"]
     history = SimilarityHistory({}, [Measurement(3, 1, {}, matrices)])
     assert history.plot().axes[0].get_title(loc="left") == "cka, features, fog, epoch 3"
-    made = figures_of(history.measurements[0], {}, history, "similarity")
-    figure = made["similarity/matrix/cka/features/fog"]()
-    assert figure.axes[0].get_title(loc="left") == "cka, features, fog, epoch 3"
 
 
 def test_trajectories_hold_the_measurements_that_have_the_name() -> None:
