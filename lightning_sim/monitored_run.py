@@ -115,7 +115,7 @@ class MonitoredRun:
         """Say each problem with all that it is about, the layers or else the measures."""
         about: dict[str, dict[str, None]] = {}
         for key, problem in problems.items():
-            about.setdefault(problem, {})[key.measure if key.layer is None else key.layer] = None
+            about.setdefault(problem, {})[key.layer or key.name] = None
         for problem, names in about.items():
             what = f"{', '.join(names)} {problem}"
             if self._settings.on_error == "raise":

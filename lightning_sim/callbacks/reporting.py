@@ -66,7 +66,7 @@ def _figures_of(
     figures: dict[str, Callable[[], Figure]] = {
         f"{monitor}/matrix/{matrix.key.title.replace(', ', '/')}": partial(
             matrix.plot,
-            f"{matrix.measure} of {matrix.representation}, epoch {measurement.epoch}",
+            f"{matrix.key.title}, epoch {measurement.epoch}",
             scale=history.scale(matrix.measure),
         )
         for matrix in measurement.matrices

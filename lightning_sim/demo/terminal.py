@@ -55,9 +55,7 @@ def _run_with_progress(directory: Path, epochs: int, seed: int, console: Console
     )
     num_batches = epochs * len(digits_loader("training"))
     with Progress(*columns, console=console) as progress:
-        tasks = {
-            stage: progress.add_task(plan, total=num_batches, start=False) for stage, plan in _PLANS.items()
-        }
+        tasks = {stage: progress.add_task(plan, total=num_batches, start=False) for stage, plan in _PLANS.items()}
 
         def on_batch(stage: str) -> None:
             progress.start_task(tasks[stage])

@@ -110,10 +110,10 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
 
 def explain_lines(figure: Figure, panels: Iterable[tuple[Axes, Panel]]) -> None:
     """A legend of the lines, at the last of the panels that show the same ones."""
-    for layers, axes in {tuple(panel.lines): axes for axes, panel in panels}.items():
-        if len(layers) > _MOST_LEGEND_ENTRIES:
-            _add_layer_scale(figure, axes, layers)
-        elif layers:
+    for axes, panel in {tuple(panel.lines): (axes, panel) for axes, panel in panels}.values():
+        if panel.by_depth and len(panel.lines) > _MOST_LEGEND_ENTRIES:
+            _add_layer_scale(figure, axes, list(panel.lines))
+        elif panel.lines:
             _add_legend(axes)
 
 

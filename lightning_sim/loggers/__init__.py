@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lightning_sim.loggers.adapter import LoggerAdapter
-from lightning_sim.loggers.generic import GenericAdapter, SilentAdapter
+from lightning_sim.loggers.generic import CometAdapter, ImageAdapter, MlflowAdapter, SilentAdapter
 from lightning_sim.loggers.tensorboard import TensorBoardAdapter
 from lightning_sim.loggers.wandb import WandbAdapter
 from lightning_sim.record import Key, SimilarityHistory
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["finish_loggers", "log_figures", "setup_loggers"]
 
 # The first that takes a logger is its own.
-_ADAPTERS: tuple[LoggerAdapter, ...] = (SilentAdapter(), TensorBoardAdapter(), WandbAdapter(), GenericAdapter())
+_ADAPTERS: tuple[LoggerAdapter, ...] = (
+    SilentAdapter(),
+    TensorBoardAdapter(),
+    WandbAdapter(),
+    MlflowAdapter(),
+    CometAdapter(),
+    ImageAdapter(),
+)
 _warned_about: weakref.WeakSet[Any] = weakref.WeakSet()
 
 

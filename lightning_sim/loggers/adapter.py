@@ -14,9 +14,9 @@ __all__ = ["LoggerAdapter"]
 
 
 class LoggerAdapter:
-    """One kind of logger; by itself, one that takes nothing."""
+    """One kind of logger, which takes figures or says that it does not."""
 
-    takes_figures = False
+    takes_figures = True
 
     def takes(self, logger: Any) -> bool:
         """Whether this is the adapter for the logger."""

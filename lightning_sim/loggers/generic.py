@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from lightning_sim.loggers.adapter import LoggerAdapter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    FigureWriter = Callable[[Any, Mapping[str, Figure], int], None]
-
-__all__ = ["GenericAdapter", "SilentAdapter"]
+__all__ = ["CometAdapter", "ImageAdapter", "MlflowAdapter", "SilentAdapter"]
 
 
 class SilentAdapter(LoggerAdapter):
     """A CSVLogger, which deletes an earlier file when its experiment is touched, and Lightning's dummy."""
+
+    takes_figures = False
 
     def takes(self, logger: Any) -> bool:
         """The dummy has every method that it is asked for."""
@@ -30,48 +30,50 @@ class SilentAdapter(LoggerAdapter):
         return isinstance(logger, (CSVLogger, DummyLogger))
 
 
-class GenericAdapter(LoggerAdapter):
-    """Any other logger: figures by MLflow's or Comet's ``log_figure``, or its own ``log_image``."""
-
-    takes_figures = True
+class MlflowAdapter(LoggerAdapter):
+    """Loggers with the ``log_figure`` of MLflow's client."""
 
     def takes(self, logger: Any) -> bool:
-        """Those that have one of these."""
-        return _figure_writer(logger) is not None
+        """By the name of an argument."""
+        return _log_figure_has(logger, "artifact_file")
+
+    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+        """Write every figure to a file of its own."""
+        for name, figure in figures.items():
+            # It is a path: only harmless characters, and no part that starts with a dot.
+            place = re.sub(r"[^\w./ -]|(?<![^/])\.+", "_", name).strip("/")
+            logger.experiment.log_figure(logger.run_id, figure, f"{place}/step_{step:08d}.png")
+
+
+class CometAdapter(LoggerAdapter):
+    """Loggers with the ``log_figure`` of a Comet experiment."""
+
+    def takes(self, logger: Any) -> bool:
+        """By the name of an argument."""
+        return _log_figure_has(logger, "figure_name")
 
     def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
         """Log all figures."""
-        writer = _figure_writer(logger)
-        if writer is not None:
-            writer(logger, figures, step)
+        for name, figure in figures.items():
+            logger.experiment.log_figure(figure_name=name, figure=figure, step=step)
 
 
-def _figure_writer(logger: Any) -> FigureWriter | None:
+class ImageAdapter(LoggerAdapter):
+    """Any other logger with a ``log_image`` of its own."""
+
+    def takes(self, logger: Any) -> bool:
+        """Those that have one."""
+        return callable(getattr(logger, "log_image", None))
+
+    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+        """Log the pixels of all figures."""
+        for name, figure in figures.items():
+            logger.log_image(key=name, images=[_pixels(figure)], step=step)
+
+
+def _log_figure_has(logger: Any, argument: str) -> bool:
     log_figure = getattr(logger.experiment, "log_figure", None)
-    if callable(log_figure):
-        parameters = inspect.signature(log_figure).parameters
-        if "artifact_file" in parameters:
-            return _mlflow
-        if "figure_name" in parameters:
-            return _comet
-    return _log_image if callable(getattr(logger, "log_image", None)) else None
-
-
-def _mlflow(logger: Any, figures: Mapping[str, Figure], step: int) -> None:
-    for name, figure in figures.items():
-        # It is a path: only harmless characters, and no part that starts with a dot.
-        place = re.sub(r"[^\w./ -]|(?<![^/])\.+", "_", name).strip("/")
-        logger.experiment.log_figure(logger.run_id, figure, f"{place}/step_{step:08d}.png")
-
-
-def _comet(logger: Any, figures: Mapping[str, Figure], step: int) -> None:
-    for name, figure in figures.items():
-        logger.experiment.log_figure(figure_name=name, figure=figure, step=step)
-
-
-def _log_image(logger: Any, figures: Mapping[str, Figure], step: int) -> None:
-    for name, figure in figures.items():
-        logger.log_image(key=name, images=[_pixels(figure)], step=step)
+    return callable(log_figure) and argument in inspect.signature(log_figure).parameters
 
 
 def _pixels(figure: Figure) -> np.ndarray[Any, Any]:

@@ -22,8 +22,6 @@ __all__ = ["TensorBoardAdapter"]
 class TensorBoardAdapter(LoggerAdapter):
     """Charts of the custom scalars tab, and images."""
 
-    takes_figures = True
-
     def __init__(self) -> None:
         # A run shows the last layout written to it: it must hold the charts of every monitor.
         self._layouts: weakref.WeakKeyDictionary[Any, dict[str, dict[str, list[Any]]]] = weakref.WeakKeyDictionary()
@@ -59,7 +57,6 @@ def _charts(keys: Iterable[Key], history: SimilarityHistory, prefix: str) -> dic
         if key.layer is not None:
             charts[key.title] = f"^{start}{re.escape(key._replace(layer='').name)}.+"
         else:
-            scale = history.scale(key.measure)
-            groups.setdefault(scale.group if scale.bounded else key.name, []).append(re.escape(key.name))
+            groups.setdefault(history.scale(key.measure).chart(key.name), []).append(re.escape(key.name))
     charts |= {title: f"^{start}({'|'.join(names)})$" for title, names in groups.items()}
     return {title: ["Multiline", [pattern]] for title, pattern in charts.items()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lightning_sim.loggers.adapter import LoggerAdapter
 from lightning_sim.record import Key, SimilarityHistory
@@ -23,8 +24,6 @@ MAX_TABLE_ROWS = 50_000
 
 class WandbAdapter(LoggerAdapter):
     """Summaries, images, and the history as one table."""
-
-    takes_figures = True
 
     def takes(self, logger: Any) -> bool:
         """Lightning's."""
@@ -70,12 +69,8 @@ class WandbAdapter(LoggerAdapter):
 
 
 def _epochs_of_lowest(history: SimilarityHistory) -> dict[str, int]:
-    lowest: dict[str, tuple[float, int]] = {}
-    for measurement in history.measurements:
-        for name, value in measurement.values.items():
-            if not math.isnan(value) and (name not in lowest or value < lowest[name][0]):
-                lowest[name] = (value, measurement.epoch)
-    return {name: epoch for name, (_, epoch) in lowest.items()}
+    found = (history.trajectory_of(key) for key in (*history.keys, Key("seconds")))
+    return {t.name: int(t.epochs[np.nanargmin(t.values)]) for t in found if np.isfinite(t.values).any()}
 
 
 def _harmless(name: str) -> str:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lightning_sim._arguments import check_number
+from lightning_sim._checks import check_choice
 from lightning_sim.functional.correlation import CorrelationResult, pearson_correlation, spearman_correlation
+from lightning_sim.record.asking import asked_key, check_asked, layers_of, listed
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement
-from lightning_sim.record.scale import Scale
 
 __all__ = [
     "CORRELATION",
-    "CORRELATION_SCALE",
     "LEAST_POINTS",
     "Method",
     "correlate",
     "correlation_key",
     "live_correlations",
+    "numbers_of",
+    "paired",
 ]
 
 CORRELATION = "cka_jsd_pearson"
-CORRELATION_SCALE = Scale(low=-1.0, high=1.0, group="correlations")
 LEAST_POINTS = 4
 
 Method = Literal["pearson", "spearman"]
@@ -53,10 +55,53 @@ def live_correlations(measurements: Sequence[Measurement]) -> dict[Key, float]:
     found = {}
     for key in newest:
         if (correlation := correlation_key(key, newest)) is not None:
-            both = key, Key("jsd", condition=key.condition)
-            x, y = (np.array([m.by_key.get(one, math.nan) for m in measurements]) for one in both)
+            x, y = (numbers_of(measurements, one) for one in (key, Key("jsd", condition=key.condition)))
             found[correlation] = correlate(x, y).value
     return found
+
+
+def numbers_of(measurements: Iterable[Measurement], key: Key) -> NDArray[np.float64]:
+    """One number in every measurement, shape (measurements,); NaN where it was not measured."""
+    return np.array([m.number(key) for m in measurements], dtype=np.float64)
+
+
+def paired(
+    measurements: Sequence[Measurement],
+    order: Iterable[str],
+    measures: tuple[str, str],
+    layer: str | None,
+    representation: str,
+    epoch: int | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What `SimilarityHistory.correlation` correlates: over the measurements, or over the layers in one of them."""
+    for measure in measures:
+        check_asked(measure, layer, representation, epoch=epoch)
+    of_outputs = [any(m.number(Key(measure)) is not None for m in measurements) for measure in measures]
+    if layer is None and not any(of_outputs):
+        x, y = (_over_layers(measurements, epoch, measure, representation) for measure in measures)
+    elif epoch is not None:
+        raise ValueError(f"`epoch` is for correlations over layers, without `layer`; got epoch {epoch}")
+    else:
+        layers = [None if alone else layer for alone in of_outputs]
+        asked = zip(measures, layers, strict=True)
+        x, y = (numbers_of(measurements, asked_key(measurements, order, *one, representation)) for one in asked)
+    return x, y
+
+
+def _over_layers(
+    measurements: Sequence[Measurement], epoch: int | None, measure: str, representation: str
+) -> NDArray[np.float64]:
+    """One measure of every layer in the last measurement of an epoch, or of all; NaN for layers without it."""
+    newest = next((m for m in reversed(measurements) if epoch is None or m.epoch == epoch), None)
+    if newest is None:
+        at = "" if epoch is None else f" at epoch {epoch}"
+        epochs = list(dict.fromkeys(measurement.epoch for measurement in measurements))
+        raise ValueError(f"nothing was measured{at}; epochs are {listed(epochs) or 'none'}")
+    numbers = [newest.number(Key(measure, representation, layer)) for layer in layers_of(newest.by_key)]
+    if all(number is None for number in numbers):
+        held = ", ".join(dict.fromkeys(key.measure for key in newest.by_key)) or "nothing"
+        raise ValueError(f"no layer has {Key(measure, representation).title} in this measurement; it holds {held}")
+    return np.array(numbers, dtype=np.float64)
 
 
 def correlation_key(key: Key, keys: Collection[Key]) -> Key | None:
@@ -76,7 +121,13 @@ def correlate(
         second: shape (measurements,).
         method: ``"pearson"`` or ``"spearman"``.
         confidence: coverage of the interval.
+
+    Raises:
+        ValueError: for a method or a confidence that is none.
     """
+    check_choice(method, "method", ("pearson", "spearman"))
+    if not 0 < check_number(confidence, "confidence") < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence}")
     finite = np.isfinite(first) & np.isfinite(second)
     first, second = first[finite], second[finite]
     if len(first) < LEAST_POINTS or _does_not_move(first) or _does_not_move(second):

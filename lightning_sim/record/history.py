@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lightning_sim._arguments import check_number, check_text, described
-from lightning_sim._checks import check_choice
+from lightning_sim._arguments import described
 from lightning_sim.figures import Panel, draw_heatmap, panel_grid
 from lightning_sim.functional.correlation import CorrelationResult
-from lightning_sim.record.asking import check_asked, unknown
-from lightning_sim.record.correlations import CORRELATION, CORRELATION_SCALE, Method, correlate
+from lightning_sim.record.asking import asked_key, found_matrix, keys_of, layers_of, listed
+from lightning_sim.record.correlations import Method, correlate, numbers_of, paired
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 from lightning_sim.record.reading import read_run
 from lightning_sim.record.scale import Scale
-from lightning_sim.record.table import COLUMNS, data_frame, tidy_columns
-from lightning_sim.record.trajectory import Trajectory
+from lightning_sim.record.table import COLUMNS, data_frame, joined, of_measure, tidy_columns, wide_frame
+from lightning_sim.record.trajectory import Trajectory, panels_of
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["SimilarityHistory", "read_history"]
+__all__ = ["SimilarityHistory"]
 
 
 class SimilarityHistory:
@@ -78,7 +75,7 @@ class SimilarityHistory:
     @property
     def keys(self) -> list[Key]:
         """What was ever measured, in order of appearance."""
-        return list(dict.fromkeys(key for measurement in self.measurements for key in measurement.by_key))
+        return keys_of(self.measurements)
 
     @property
     def names(self) -> list[str]:
@@ -93,9 +90,7 @@ class SimilarityHistory:
     @property
     def layers(self) -> list[str]:
         """The measured layers: in the network's order as far as the metadata knows it, then by appearance."""
-        found = dict.fromkeys(key.layer for key in self.keys if key.layer is not None)
-        known = [layer for layer in self._reference_layers() if layer in found]
-        return list(dict.fromkeys([*known, *found]))
+        return layers_of(self.keys, self._order())
 
     @property
     def epochs(self) -> list[int]:
@@ -106,9 +101,7 @@ class SimilarityHistory:
         """How the values of a measure are to be read; an unknown range where the source does not say."""
         scales = self.metadata.get("scales")
         state = scales.get(measure) if isinstance(scales, Mapping) else None
-        if not isinstance(state, Mapping):
-            return CORRELATION_SCALE if measure == CORRELATION else Scale()
-        return Scale.from_state(state)
+        return Scale.from_state(state) if isinstance(state, Mapping) else Scale()
 
     def trajectory(
         self, measure: str, *, layer: str | None = None, representation: str = "features", condition: str = ""
@@ -117,32 +110,21 @@ class SimilarityHistory:
 
         Args:
             measure: for instance ``"cka"``, or ``"jsd"``, which belongs to the outputs and takes no layer.
-            layer: name of a layer of the network.
+            layer: name of a layer of the network, or its end after a dot, where only one of those measured ends so.
             representation: for measures of layers; ``"weights"`` for wCKA.
             condition: of the samples; empty for the samples as they are.
 
         Raises:
             ValueError: if nothing of that name was measured; the message says what was.
         """
-        check_asked(measure, layer, representation)
-        key = Key(measure, None if layer is None else representation, layer, condition)
-        found = self.trajectory_of(key)
-        if not len(found):
-            raise ValueError(unknown(key, representation, self.keys, self.layers))
-        return found
+        key = asked_key(self.measurements, self._order(), measure, layer, representation, condition)
+        return self.trajectory_of(key)
 
     def trajectory_of(self, key: Key) -> Trajectory:
         """The trajectory of one of `keys`; empty for what was never measured."""
-        if key == Key("seconds"):
-            found = [(m, m.seconds) for m in self.measurements if m.seconds is not None]
-        else:
-            found = [(m, m.by_key[key]) for m in self.measurements if key in m.by_key]
-        return Trajectory(
-            key.name,
-            np.array([m.epoch for m, _ in found], dtype=np.int64),
-            np.array([m.step for m, _ in found], dtype=np.int64),
-            np.array([value for _, value in found], dtype=np.float64),
-        )
+        found = [m for m in self.measurements if m.number(key) is not None]
+        epochs, steps = (np.array([getattr(m, moment) for m in found], dtype=np.int64) for moment in ("epoch", "step"))
+        return Trajectory(key.name, epochs, steps, numbers_of(found, key))
 
     def matrix(
         self, measure: str = "cka", *, representation: str = "features", epoch: int | None = None, condition: str = ""
@@ -152,20 +134,7 @@ class SimilarityHistory:
         Raises:
             ValueError: if there is none; the message says which there are.
         """
-        check_asked(measure, None, representation, epoch)
-        key = Key(measure, representation, None, condition)
-        for measurement in reversed(self.measurements):
-            if epoch is None or measurement.epoch == epoch:
-                for matrix in measurement.matrices:
-                    if matrix.key == key:
-                        return matrix
-        asked = f"{measure}/{representation}" + ("" if epoch is None else f" at epoch {epoch}")
-        epochs: dict[str, list[int]] = {}
-        for measurement in self.measurements:
-            for matrix in measurement.matrices:
-                epochs.setdefault(f"{matrix.measure}/{matrix.representation}", []).append(measurement.epoch)
-        held = "; ".join(f"{name} at epochs {_shortened([*dict.fromkeys(e)])}" for name, e in epochs.items())
-        raise ValueError(f"no matrix {asked} in this history; it holds {held or 'no matrices'}")
+        return found_matrix(self.measurements, measure, representation, condition, epoch)
 
     def correlation(
         self,
@@ -189,7 +158,7 @@ class SimilarityHistory:
         Args:
             first: a measure, of layers or of outputs; the x of the slope.
             second: the other one; a trajectory of outputs belongs to every layer.
-            layer: name of a layer of the network.
+            layer: as in `trajectory`.
             representation: for measures of layers.
             epoch: over layers: the last measurement of this epoch; the very last one by default.
             method: ``"pearson"`` or ``"spearman"``.
@@ -202,21 +171,7 @@ class SimilarityHistory:
         Raises:
             ValueError: if nothing of these names was measured; the message says what was.
         """
-        check_choice(method, "method", ("pearson", "spearman"))
-        if not 0 < check_number(confidence, "confidence") < 1:
-            raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence}")
-        for measure in (first, second):
-            check_asked(measure, layer, representation, epoch)
-        layered = [not any(Key(measure) in m.by_key for m in self.measurements) for measure in (first, second)]
-        if all(layered) and layer is None:
-            x, y = self._over_layers(first, second, representation, epoch)
-        elif epoch is not None:
-            raise ValueError(f"`epoch` is for correlations over layers, without `layer`; got epoch {epoch}")
-        else:
-            x, y = (
-                self._over_measurements(measure, layer if of_layers else None, representation)
-                for measure, of_layers in zip((first, second), layered, strict=True)
-            )
+        x, y = paired(self.measurements, self._order(), (first, second), layer, representation, epoch)
         return correlate(x, y, method, confidence)
 
     def to_records(self, *, matrices: bool = False) -> list[dict[str, Any]]:
@@ -231,13 +186,23 @@ class SimilarityHistory:
         """
         return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*self._columns(matrices), strict=True)]
 
-    def to_pandas(self, *, matrices: bool = False) -> pandas.DataFrame:
+    def to_pandas(self, *, matrices: bool = False, measure: str | None = None, wide: bool = False) -> pandas.DataFrame:
         """The rows of `to_records` as a data frame; needs the extra ``pandas``.
+
+        Args:
+            matrices: as in `to_records`.
+            measure: only the rows of this one.
+            wide: a row for each measurement, (epoch, step), and a column for each number instead: by its layer where
+                all are of one kind, else by its logged name, and ``against`` which layer of the reference in matrices.
 
         Raises:
             ModuleNotFoundError: if pandas is not installed.
+            ValueError: if the measure was never measured; the message says what was.
         """
-        return data_frame(self._columns(matrices))
+        columns = self._columns(matrices)
+        if measure is not None:
+            columns = of_measure(columns, measure)
+        return wide_frame(columns) if wide else data_frame(columns)
 
     def plot(self) -> Figure:
         """Trajectories of every measure and the last matrix, as a figure; needs the extra ``plot``."""
@@ -245,26 +210,15 @@ class SimilarityHistory:
         figure, left = panel_grid(self.run or "", self.panels(), extra=0 if last is None else 1)
         if last is not None:
             matrix = last.matrices[0]
-            title = f"{matrix.measure}, {matrix.representation}, epoch {last.epoch}"
-            heatmap = matrix.heatmap(title, self.scale(matrix.measure))
+            heatmap = matrix.heatmap(f"{matrix.key.title}, epoch {last.epoch}", self.scale(matrix.measure))
             draw_heatmap(left[0], heatmap, 2.6 / max(matrix.values.shape))
         return figure
 
     def panels(self) -> list[Panel]:
         """What charts show: the layers of each measure and representation, and what belongs to no layer by group."""
-        of_layers: dict[Key, dict[str, Trajectory]] = {}
-        others: dict[str, dict[str, Trajectory]] = {}
         order = {layer: index for index, layer in enumerate(self.layers)}
-        for key in sorted(self.keys, key=lambda key: order.get(key.layer or "", -1)):
-            if key.layer is not None:
-                of_layers.setdefault(key._replace(layer=None), {})[key.layer] = self.trajectory_of(key)
-            else:
-                scale = self.scale(key.measure)
-                others.setdefault(scale.group if scale.bounded else key.name, {})[key.name] = self.trajectory_of(key)
-        return [
-            *(Panel(", ".join(filter(None, kind)), lines, by_depth=True) for kind, lines in of_layers.items()),
-            *(Panel(title, lines) for title, lines in others.items()),
-        ]
+        keys = sorted(self.keys, key=lambda key: order.get(key.layer or "", -1))
+        return panels_of({key: self.trajectory_of(key) for key in keys}, self.scale)
 
     @staticmethod
     def concatenate(histories: Mapping[str, SimilarityHistory], *, matrices: bool = False) -> pandas.DataFrame:
@@ -276,13 +230,7 @@ class SimilarityHistory:
         """
         if not isinstance(histories, Mapping):
             raise ValueError(f"`histories` must map names to histories, got {described(histories)}")
-        joined: list[list[Any]] = [[] for _ in COLUMNS]
-        for run, history in histories.items():
-            columns = history._columns(matrices)
-            columns[0] = [run] * len(columns[0])
-            for target, column in zip(joined, columns, strict=True):
-                target.extend(column)
-        return data_frame(joined)
+        return data_frame(joined((run, history._columns(matrices)) for run, history in histories.items()))
 
     @staticmethod
     def compare(histories: Sequence[SimilarityHistory | str | Path], *, matrices: bool = False) -> pandas.DataFrame:
@@ -294,11 +242,8 @@ class SimilarityHistory:
         )
         if isinstance(histories, str | Path | SimilarityHistory) or not isinstance(histories, Iterable):
             raise ValueError(f"`histories` must be a list of histories or paths, got {described(histories)}")
-        named: dict[str, SimilarityHistory] = {}
-        for item in histories:
-            history = item if isinstance(item, SimilarityHistory) else read_history(item)
-            named[_free_name(history.run or "run", set(named))] = history
-        return SimilarityHistory.concatenate(named, matrices=matrices)
+        read = [h if isinstance(h, SimilarityHistory) else SimilarityHistory(*read_run(h)) for h in histories]
+        return data_frame(joined((history.run or "run", history._columns(matrices)) for history in read))
 
     def save(self, directory: Path | str) -> Path:
         """Write a record, which `read_history` and ``lightning-sim report`` read.
@@ -345,75 +290,14 @@ class SimilarityHistory:
         if not self.measurements:
             return f"SimilarityHistory({run}nothing measured yet)"
         return (
-            f"SimilarityHistory({run}{len(self)} measurements, epochs {_shortened(self.epochs)}, "
+            f"SimilarityHistory({run}{len(self)} measurements, epochs {listed(self.epochs)}, "
             f"{', '.join(self.measures)}, {len(self.layers)} layers)"
         )
 
-    def _reference_layers(self) -> Mapping[str, str]:
+    def _order(self) -> Mapping[str, str]:
+        """The network's layers, each with its counterpart, as far as the metadata knows them."""
         layers = self.metadata.get("layers")
         return layers if isinstance(layers, Mapping) else {}
 
     def _columns(self, matrices: bool) -> list[list[Any]]:
-        return tidy_columns(self.run, self._reference_layers(), self.measurements, matrices=matrices)
-
-    def _over_measurements(
-        self, measure: str, layer: str | None, representation: str
-    ) -> NDArray[np.float64]:
-        """(measurements,), NaN where it was not measured."""
-        self.trajectory(measure, layer=layer, representation=representation)  # refuses what was never measured
-        key = Key(measure, None if layer is None else representation, layer)
-        return np.array([m.by_key.get(key, np.nan) for m in self.measurements])
-
-    def _over_layers(
-        self, first: str, second: str, representation: str, epoch: int | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Two measures of every layer that has both, at one measurement."""
-        found = [m for m in self.measurements if epoch is None or m.epoch == epoch]
-        if not found:
-            at = "" if epoch is None else f" at epoch {epoch}"
-            raise ValueError(f"nothing was measured{at}; epochs are {_shortened(self.epochs) or 'none'}")
-        values = found[-1].by_key
-        keys = [[Key(measure, representation, layer) for layer in self.layers] for measure in (first, second)]
-        for measure, wanted in zip((first, second), keys, strict=True):
-            if values.keys().isdisjoint(wanted):
-                held = ", ".join(self.measures) or "nothing yet"
-                raise ValueError(f"no layer has {measure}/{representation} in this measurement; measured was {held}")
-        pairs = [(values[x], values[y]) for x, y in zip(*keys, strict=True) if x in values and y in values]
-        x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-        return x, y
-
-
-def read_history(path: Path | str, *, source: str | None = None, name: str = "similarity") -> SimilarityHistory:
-    """Read a run back, from the first of these that it holds: record, TensorBoard, CSV, offline W&B.
-
-    Only the record holds matrices; the others hold the scalars. TensorBoard and W&B hold the metadata as
-    well, a CSV file does not: there the reference layers are unknown.
-
-    Args:
-        path: A run's directory, its ``similarity`` directory (`SimilarityMonitor.directory`), or one of the files:
-            ``record.jsonl``, an event file, ``metrics.csv``, ``run-*.wandb``.
-        source: ``"record"``, ``"tensorboard"``, ``"csv"`` or ``"wandb"`` to insist on one of them.
-        name: The monitor's `name`. A logger with a prefix of its own calls it ``<prefix>-similarity``.
-
-    Raises:
-        FileNotFoundError: If nothing readable lies there; directories below that hold runs are named.
-        ValueError: If a file is damaged, or several records or offline W&B runs lie there; it names them.
-        ModuleNotFoundError: If the package that reads the source is not installed.
-    """
-    if not isinstance(path, str | PathLike):
-        raise ValueError(f"`path` must be the path of a run, got {described(path)}")
-    return SimilarityHistory(*read_run(Path(path), source, check_text(name, "name")))
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    free, number = name, 1
-    while free in taken:
-        number += 1
-        free = f"{name} ({number})"
-    return free
-
-
-def _shortened(numbers: Sequence[int]) -> str:
-    if len(numbers) > 8:
-        return f"{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}"
-    return ", ".join(map(str, numbers))
+        return tidy_columns(self.run, self._order(), self.measurements, matrices=matrices)

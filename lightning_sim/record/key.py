@@ -7,7 +7,14 @@ from typing import NamedTuple
 __all__ = ["Key", "parse_name"]
 
 
-class Key(NamedTuple):
+class _Parts(NamedTuple):
+    measure: str
+    representation: str | None = None
+    layer: str | None = None
+    condition: str = ""
+
+
+class Key(_Parts):
     """What one number is about: a measure, of a representation of a layer, under a condition of the input.
 
     Args:
@@ -17,16 +24,28 @@ class Key(NamedTuple):
         layer: of the network; None likewise.
         condition: what was done to the samples; empty for the samples as they are.
 
+    Raises:
+        ValueError: for a ``/`` in anything but the layer, or an ``@`` in the representation: logged names could not be
+            read back.
+
     Example:
         >>> from lightning_sim.measures import Key
         >>> Key("cka", "features", "encoder/layer3").name, Key("jsd").name, Key("jsd", condition="fog").name
         ('cka/features/encoder/layer3', 'jsd', 'jsd/fog')
     """
 
-    measure: str
-    representation: str | None = None
-    layer: str | None = None
-    condition: str = ""
+    __slots__ = ()
+
+    def __new__(
+        cls, measure: str, representation: str | None = None, layer: str | None = None, condition: str = ""
+    ) -> Key:
+        """A key that its logged name gives back."""
+        if "/" in f"{measure}{representation}{condition}" or "@" in (representation or ""):
+            raise ValueError(
+                "measure, representation and condition of a key must not hold '/', nor the representation '@', or its "
+                f"logged name could not be read back; got {measure!r}, {representation!r} and {condition!r}"
+            )
+        return super().__new__(cls, measure, representation, layer, condition)
 
     @property
     def title(self) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement, SimilarityMatrix
-from lightning_sim.record.scalars import derived
+from lightning_sim.record.naming import derived
 
 __all__ = [
     "SCHEMA",

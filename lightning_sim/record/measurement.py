@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_sim.figures import Heatmap, heatmap_figure
 from lightning_sim.record.key import Key, parse_name
+from lightning_sim.record.naming import derived
 from lightning_sim.record.scale import Scale
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measurement", "SimilarityMatrix"]
 
-_SECONDS = "seconds"
+_SECONDS = Key("seconds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class SimilarityMatrix:
         """The matrix as a heatmap; needs the extra ``plot``.
 
         Args:
-            title: above it; measure and representation if None.
+            title: above it; measure, representation and condition if None.
             scale: of the measure, whose range the colours span; that of the values if None.
         """
         return heatmap_figure(self.heatmap(title, scale))
@@ -85,7 +86,7 @@ class SimilarityMatrix:
     def heatmap(self, title: str | None = None, scale: Scale | None = None) -> Heatmap:
         """What `plot` draws."""
         scale = scale or Scale()
-        shown = f"{self.measure}, {self.representation}" if title is None else title
+        shown = self.key.title if title is None else title
         return Heatmap(self.values, self.rows, self.columns, shown, scale.low, scale.high)
 
     def to_state(self) -> dict[str, Any]:
@@ -151,13 +152,17 @@ class Measurement:
         # The same keys come with every measurement: shared, they keep long histories and checkpoints small.
         keys = (_parsed(key) if isinstance(key, str) else _shared(key) for key in values)
         self.by_key: dict[Key, float] = dict(zip(keys, numbers.tolist(), strict=True))
-        self.seconds: float | None = self.by_key.pop(Key(_SECONDS), None)
+        self.seconds: float | None = self.by_key.pop(_SECONDS, None)
 
     @property
     def values(self) -> dict[str, float]:
         """The numbers by the names under which loggers have them, ``seconds`` among them."""
         found = {_name(key): value for key, value in self.by_key.items()}
-        return found if self.seconds is None else found | {_SECONDS: self.seconds}
+        return found if self.seconds is None else found | {_SECONDS.name: self.seconds}
+
+    def number(self, key: Key) -> float | None:
+        """The number of a key, ``Key("seconds")`` among them; None where it was not measured."""
+        return self.seconds if key == _SECONDS else self.by_key.get(key)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Measurement):
@@ -188,7 +193,9 @@ class Measurement:
     def from_state(cls, state: Mapping[str, Any]) -> Measurement:
         """The inverse of `to_state`."""
         matrices = tuple(SimilarityMatrix.from_state(matrix) for matrix in state["matrices"])
-        return cls(state["epoch"], state["step"], state["values"], matrices)
+        # Earlier versions kept correlations among the values.
+        values = {name: value for name, value in state["values"].items() if not derived(name)}
+        return cls(state["epoch"], state["step"], values, matrices)
 
 
 @functools.lru_cache(maxsize=65536)

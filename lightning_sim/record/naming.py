@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
-__all__ = ["WANDB_STEP", "is_epoch", "measured_name", "shown_as"]
+__all__ = ["WANDB_STEP", "derived", "is_epoch", "measured_name", "run_in", "shown_as"]
 
 WANDB_STEP = "trainer/global_step"  # under which WandbLogger logs scalars
+
+# What this version and earlier ones log beside the values that it follows from.
+_CORRELATIONS = re.compile(
+    r"(cka|nbs)_(jsd|rank_correlation)_((pearson|spearman)(_low|_high)?|slope)(/|$)"
+    r"|cka_nbs_((pearson|spearman)(_low|_high)?|slope)$"
+)
 
 
 def shown_as(logger: Any, monitor: str) -> str:
@@ -34,3 +42,24 @@ def measured_name(logged: str, monitor: str) -> str | None:
 def is_epoch(logged: str) -> bool:
     """Whether this is the epoch that Lightning logs beside every scalar."""
     return logged == "epoch" or logged.endswith("-epoch")
+
+
+def run_in(directory: Path) -> str:
+    """What a run is called by its directory: of ``version_0``, which every project has, with the name above it.
+
+    Example:
+        >>> run_in(Path("/a/lightning_logs/version_0")), run_in(Path("/a/fine-tuned"))
+        ('lightning_logs/version_0', 'fine-tuned')
+    """
+    path = directory.absolute()
+    return f"{path.parent.name}/{path.name}" if re.fullmatch(r"version_\d+", path.name) else path.name
+
+
+def derived(name: str) -> bool:
+    """Whether a number follows from others, and is computed from them when it is asked for.
+
+    Example:
+        >>> derived("cka_jsd_pearson/features/conv"), derived("cka/features/conv")
+        (True, False)
+    """
+    return _CORRELATIONS.match(name) is not None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import glob
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 
+from lightning_sim._arguments import described
 from lightning_sim.record.file import read_record
-from lightning_sim.record.naming import is_epoch, measured_name
+from lightning_sim.record.naming import is_epoch, measured_name, run_in
 from lightning_sim.record.places import FILE_NAME, holds_measurements, numbered_places
 from lightning_sim.record.scalars import RunContent, run_of_scalars
 from lightning_sim.record.tensorboard import read_tensorboard
@@ -26,8 +28,11 @@ _PATTERNS = {
 _SEVERAL = {"record": "runs", "wandb": "W&B runs"}  # of which none is to be preferred
 
 
-def read_run(path: Path, source: str | None, monitor: str) -> RunContent:
+def read_run(where: Path | str, source: str | None = None, monitor: str = "similarity") -> RunContent:
     """What `lightning_sim.read_history` finds at a path: metadata and measurements."""
+    if not isinstance(where, str | PathLike):
+        raise ValueError(f"`path` must be the path of a run, got {described(where)}")
+    path = Path(where)
     if source is not None and source not in _PATTERNS:
         raise ValueError(f"`source` must be one of {', '.join(_PATTERNS)} or None, got {source!r}")
     for kind in _PATTERNS if source is None else (source,):
@@ -46,7 +51,7 @@ def read_csv(path: Path, monitor: str) -> RunContent:
             rows = list(_csv_rows(file, monitor))
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-    return run_of_scalars(rows, {"run": path.absolute().parent.name}, monitor, path)
+    return run_of_scalars(rows, {"run": run_in(path.absolute().parent)}, monitor, path)
 
 
 def _csv_rows(file: Iterable[str], monitor: str) -> Iterator[tuple[int, dict[str, float]]]:

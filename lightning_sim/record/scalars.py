@@ -7,20 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_sim.record.correlations import CORRELATION
 from lightning_sim.record.measurement import Measurement
-from lightning_sim.record.naming import is_epoch, measured_name
+from lightning_sim.record.naming import derived, is_epoch, measured_name
 
-__all__ = ["RunContent", "derived", "run_of_scalars"]
+__all__ = ["RunContent", "run_of_scalars"]
 
 #: metadata and measurements of a run
 RunContent = tuple[dict[str, Any], list[Measurement]]
-
-# What earlier versions logged beside the values that it follows from.
-_FORMER_CORRELATIONS = re.compile(
-    r"(cka|nbs)_(jsd|rank_correlation)_((pearson|spearman)(_low|_high)?|slope)(/|$)"
-    r"|cka_nbs_((pearson|spearman)(_low|_high)?|slope)$"
-)
 
 
 def run_of_scalars(
@@ -50,11 +43,6 @@ def run_of_scalars(
         for step, numbers in sorted(values.items())
     ]
     return dict(metadata), measurements
-
-
-def derived(name: str) -> bool:
-    """Whether a logged number follows from others, and is computed from them when it is asked for."""
-    return name.startswith(f"{CORRELATION}/") or _FORMER_CORRELATIONS.match(name) is not None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -44,6 +44,10 @@ class Scale:
         """Whether both ends are known: 0.001 is little then, and one chart can show several such measures."""
         return self.low is not None and self.high is not None
 
+    def chart(self, name: str) -> str:
+        """Title of the chart for a value of no layer: its group, or `name` where its range is its own."""
+        return self.group if self.bounded else name
+
     def to_state(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)

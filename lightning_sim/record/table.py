@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,10 @@ from lightning_sim.record.measurement import Measurement
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "Columns", "data_frame", "tidy_columns"]
+__all__ = ["COLUMNS", "KEY_COLUMNS", "Columns", "data_frame", "joined", "of_measure", "tidy_columns", "wide_frame"]
 
-COLUMNS = (
-    "run",
-    "epoch",
-    "step",
-    "measure",
-    "representation",
-    "condition",
-    "layer",
-    "reference_layer",
-    "value",
-)
+KEY_COLUMNS = ("measure", "representation", "condition", "layer")
+COLUMNS = ("run", "epoch", "step", *KEY_COLUMNS, "reference_layer", "value")
 Columns = list[list[Any]]
 
 
@@ -57,6 +49,31 @@ def tidy_columns(
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in COLUMNS]
 
 
+def joined(tables: Iterable[tuple[str, Columns]]) -> Columns:
+    """Several tables below one another, by their names for the column ``run``, of which equal ones are numbered."""
+    found: Columns = [[] for _ in COLUMNS]
+    times = Counter[str]()
+    for run, (runs, *columns) in tables:
+        times[run] += 1
+        name = run if times[run] == 1 else f"{run} ({times[run]})"
+        for target, column in zip(found, ([name] * len(runs), *columns), strict=True):
+            target.extend(column)
+    return found
+
+
+def of_measure(columns: Columns, measure: str) -> Columns:
+    """The rows of one measure.
+
+    Raises:
+        ValueError: without such rows, naming the measures that there are.
+    """
+    measures = columns[COLUMNS.index("measure")]
+    if measure not in measures:
+        held = ", ".join(dict.fromkeys(measures)) or "nothing yet"
+        raise ValueError(f"no measure {measure!r} in this history; it holds {held}")
+    return [[value for value, of in zip(column, measures, strict=True) if of == measure] for column in columns]
+
+
 def data_frame(columns: Columns) -> pandas.DataFrame:
     """The columns as a data frame.
 
@@ -68,3 +85,18 @@ def data_frame(columns: Columns) -> pandas.DataFrame:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("data frames need pandas: pip install 'lightning-sim[pandas]'") from error
     return pandas.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=list(COLUMNS))
+
+
+def wide_frame(columns: Columns) -> pandas.DataFrame:
+    """A row for each measurement of a run and a column for each number, see `SimilarityHistory.to_pandas`."""
+    held = dict(zip(COLUMNS, columns, strict=True))
+    keys = [Key(*parts) for parts in zip(*(held[part] for part in Key._fields), strict=True)]
+    alike = len({key._replace(layer=None) for key in keys}) == 1
+    compared = Counter(key for key, _ in set(zip(keys, held["reference_layer"], strict=True)))
+    names = [
+        (key.layer if alike and key.layer else key.name) + (f" against {reference}" if compared[key] > 1 else "")
+        for key, reference in zip(keys, held["reference_layer"], strict=True)
+    ]
+    numbers = data_frame(columns).assign(name=names).drop_duplicates(["epoch", "step", "name"], keep="last")
+    wide = numbers.pivot(index=["epoch", "step"], columns="name", values="value")
+    return wide[list(dict.fromkeys(names))].rename_axis(columns=None)

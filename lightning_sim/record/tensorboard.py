@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning_sim.record.naming import is_epoch, measured_name
+from lightning_sim.record.naming import is_epoch, measured_name, run_in
 from lightning_sim.record.scalars import RunContent, run_of_scalars
 
 __all__ = ["read_tensorboard"]
@@ -29,7 +29,7 @@ def read_tensorboard(directory: Path, monitor: str) -> RunContent:
     # Zero keeps everything; by default every tag would be thinned to 10,000 values.
     events = EventAccumulator(str(directory), size_guidance={"scalars": 0, "tensors": 0, "images": 1})
     events.Reload()
-    metadata = {"run": directory.absolute().name, **_metadata(events, monitor)}
+    metadata = {"run": run_in(directory), **_metadata(events, monitor)}
     return run_of_scalars(_scalars(events, monitor), metadata, monitor, directory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_sim.figures import Panel, lines_figure
+from lightning_sim.record.key import Key
+from lightning_sim.record.scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Trajectory"]
+__all__ = ["Trajectory", "panels_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +45,23 @@ class Trajectory:
     def plot(self) -> Figure:
         """Value against epoch; needs the extra ``plot``."""
         return lines_figure(Panel(self.name, {self.name: self}))
+
+
+def panels_of(trajectories: Mapping[Key, Trajectory], scale: Callable[[str], Scale]) -> list[Panel]:
+    """A chart for the layers of each kind of number, and then one for each group of what belongs to no layer.
+
+    Args:
+        trajectories: in the order of the lines.
+        scale: that of a measure.
+    """
+    of_layers: dict[Key, dict[str, Trajectory]] = {}
+    others: dict[str, dict[str, Trajectory]] = {}
+    for key, trajectory in trajectories.items():
+        if key.layer is not None:
+            of_layers.setdefault(key._replace(layer=None), {})[key.layer] = trajectory
+        else:
+            others.setdefault(scale(key.measure).chart(key.name), {})[key.name] = trajectory
+    return [
+        *(Panel(kind.title, lines, by_depth=True) for kind, lines in of_layers.items()),
+        *(Panel(title, lines) for title, lines in others.items()),
+    ]

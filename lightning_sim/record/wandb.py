@@ -17,7 +17,7 @@ __all__ = ["read_wandb"]
 _MAGIC = b":W&B\xe1\xbe"
 _HEADER_BYTES = 7
 _BLOCK_BYTES = 32768
-_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_FULL, _FIRST, _LAST = 1, 2, 4  # 3 is a piece between the first and the last
 
 
 def read_wandb(path: Path, monitor: str) -> RunContent:

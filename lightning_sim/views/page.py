@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from lightning_sim.record import Key, Measurement, SimilarityHistory
-from lightning_sim.record.correlations import LEAST_POINTS, correlate
+from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory
+from lightning_sim.record.correlations import LEAST_POINTS, correlate, numbers_of
 from lightning_sim.views.summary import ordered_keys, summarize
 
 __all__ = ["report_page"]
 
+_SCRIPTS = ("elements", "charts", "trajectories", "matrices", "scatter", "tables")  # those after use those before
 _MOST_MEASUREMENTS = 400  # more are not seen on a screen
 _MOST_CELLS = 60_000  # of all matrices of a run
 
@@ -59,7 +60,10 @@ def report_page(histories: Mapping[str, SimilarityHistory]) -> str:
     """
     if not histories:
         raise ValueError("`histories` must hold at least one run, got none")
-    style, program = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    folder = files(__package__)
+    style = (folder / "page.css").read_text("utf-8")
+    scripts = "\n".join((folder / "script" / f"{name}.js").read_text("utf-8") for name in _SCRIPTS)
+    program = f'"use strict";\n(() => {{\n{scripts}}})();\n'
     return _PAGE.format(
         policy="; ".join(
             [
@@ -92,7 +96,10 @@ def _embedded(data: Any) -> str:
 def _data(histories: Mapping[str, SimilarityHistory]) -> dict[str, Any]:
     keys = ordered_keys(histories)
     return {
-        "names": [{"name": key.name, **key._asdict(), "scale": _scale(histories, key.measure)} for key in keys],
+        "names": [
+            {"name": key.name, "title": key.title, **key._asdict(), "scale": _scale(histories, key.measure)}
+            for key in keys
+        ],
         "runs": [_run(run, history, keys) for run, history in histories.items()],
         "summary": [{"name": row.key.name, **row.to_record()} for row in summarize(histories)],
         "correlations": [found for run, history in histories.items() for found in _correlations(run, history, keys)],
@@ -102,11 +109,11 @@ def _data(histories: Mapping[str, SimilarityHistory]) -> dict[str, Any]:
 def _scale(histories: Mapping[str, SimilarityHistory], measure: str) -> dict[str, Any]:
     """That of the first run that knows it."""
     scales = [history.scale(measure) for history in histories.values()]
-    return next((scale for scale in scales if scale.bounded), scales[0]).to_state()
+    return next((scale for scale in scales if scale != Scale()), scales[0]).to_state()
 
 
 def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str, Any]:
-    kept = _evenly(history.measurements, _MOST_MEASUREMENTS)
+    kept, held = _evenly(history.measurements, _MOST_MEASUREMENTS), set(history.keys)
     epochs = [measurement.epoch for measurement in kept]
     return {
         "name": run,
@@ -114,11 +121,7 @@ def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str,
         "epochs": epochs,
         "steps": [measurement.step for measurement in kept],
         "axis": "epoch" if len(set(epochs)) == len(epochs) else "step",
-        "values": {
-            key.name: _numbers((m.by_key.get(key, math.nan) for m in kept), 5)
-            for key in keys
-            if any(key in measurement.by_key for measurement in kept)
-        },
+        "values": {key.name: _numbers(numbers_of(kept, key), 5) for key in keys if key in held},
         "matrices": _matrices(history),
         "configuration": dict(_flat({k: v for k, v in history.metadata.items() if k != "scales"})),
     }
@@ -136,7 +139,7 @@ def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
             kind = kinds.setdefault(
                 matrix.key,
                 {
-                    **matrix.key._asdict(),
+                    "title": matrix.key.title,
                     "scale": history.scale(matrix.measure).to_state(),
                     "rows": list(matrix.rows),
                     "columns": list(matrix.columns),
@@ -154,7 +157,7 @@ def _correlations(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> 
     if len(history) < LEAST_POINTS:
         return []
     held = set(history.keys)
-    values = {key: np.array([m.by_key.get(key, math.nan) for m in history.measurements]) for key in keys if key in held}
+    values = {key: numbers_of(history.measurements, key) for key in keys if key in held}
     found = []
     for key, output in itertools.product(values, values):
         if key.layer is None or output.layer is not None or key.condition != output.condition:

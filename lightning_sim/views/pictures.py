@@ -12,6 +12,7 @@ from lightning_sim.figures import Panel, Scatter, draw_heatmap, scatter_figure
 from lightning_sim.figures.lines import draw_lines, explain_lines
 from lightning_sim.figures.style import axis_label, new_figure
 from lightning_sim.record import Key, SimilarityHistory
+from lightning_sim.record.correlations import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ def correlation_figure(
     panels = []
     for layer in shown:
         keys = Key(measure, representation, layer), Key(output)
-        x, y = (np.array([m.by_key.get(key, math.nan) for m in history.measurements]) for key in keys)
+        x, y = (numbers_of(history.measurements, key) for key in keys)
         found = history.correlation(measure, output, layer=layer, representation=representation)
         text = f"r = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
         panels.append(Scatter(layer, text if math.isfinite(found.slope) else "r is undefined", x, y, found.slope))
@@ -64,7 +65,8 @@ def comparison_figure(histories: Mapping[str, SimilarityHistory], measure: str =
     if not histories:
         raise ValueError("`histories` must hold at least one run, got none")
     panels = [{panel.title: panel for panel in history.panels()} for history in histories.values()]
-    titles = (Key(measure, "features").title, "outputs")
+    kind = Key(measure, "features")
+    titles = (kind.title, "outputs")
     figure = new_figure(4.3 * len(histories) + 1.4, 2.9 + 2.1 + 3.7 + 0.5)
     grid = figure.subplots(3, len(histories), squeeze=False, height_ratios=[2.9, 2.1, 3.7])
     for column, (name, history) in enumerate(histories.items()):
@@ -74,7 +76,7 @@ def comparison_figure(histories: Mapping[str, SimilarityHistory], measure: str =
             draw_lines(axes, Panel(name if row == 0 else "", found.lines, found.by_depth))
             axis_label(axes.set_ylabel, title if column == 0 else "")
         moments = ((m.epoch, matrix) for m in reversed(history.measurements) for matrix in m.matrices)
-        last = next(((epoch, matrix) for epoch, matrix in moments if matrix.measure == measure), None)
+        last = next(((epoch, matrix) for epoch, matrix in moments if matrix.key == kind), None)
         if last is None:
             grid[2, column].set_axis_off()
         else:

@@ -11,22 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_sim.record import Key, Scale, SimilarityHistory, Trajectory
+from lightning_sim.record.table import KEY_COLUMNS
 
 __all__ = ["COLUMNS", "Row", "ordered_keys", "summarize", "trend_per_epoch"]
 
-COLUMNS = (
-    "run",
-    "measure",
-    "representation",
-    "condition",
-    "layer",
-    "measurements",
-    "first",
-    "last",
-    "minimum",
-    "epoch_of_minimum",
-    "trend",
-)
+COLUMNS = ("run", *KEY_COLUMNS, "measurements", "first", "last", "minimum", "epoch_of_minimum", "trend")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +32,7 @@ class Row:
         minimum: The lowest finite value.
         epoch_of_minimum: When it was lowest; None if there is no finite value.
         trend: Slope of the least-squares line through the finite values, per epoch.
+        span: Epochs from the first finite value to the last.
     """
 
     run: str
@@ -54,6 +44,7 @@ class Row:
     minimum: float
     epoch_of_minimum: int | None
     trend: float
+    span: int
 
     def to_record(self) -> dict[str, Any]:
         """The row under the names `COLUMNS`, for JSON and CSV; None stands for NaN."""
@@ -108,4 +99,5 @@ def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
         minimum=float(values.min()) if len(values) else math.nan,
         epoch_of_minimum=None if lowest is None else int(trajectory.epochs[lowest]),
         trend=trend_per_epoch(trajectory),
+        span=int(np.ptp(trajectory.epochs[finite])) if len(values) else 0,
     )

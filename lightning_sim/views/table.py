@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -36,7 +35,7 @@ def summary_table(rows: Sequence[Row], *, width: int = 80) -> str:
         lines.append(title)
         previous = None
         for row in section:
-            label = row.key.measure if row.key.layer is None else row.key.layer
+            label = row.key.name if row.key.layer is None else row.key.layer
             cells = ["" if label == previous else f"  {shortened(label, layer_letters)}"]
             cells += [shortened(row.run, run_letters)] * bool(run_letters)
             cells += [_number(value, row.scale) for value in (row.first, row.last, row.minimum)]
@@ -71,10 +70,11 @@ def _range(rows: Sequence[Row], measure: str) -> tuple[float, float]:
 
 
 def _sections(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    def title(row: Row) -> str:
-        return row.scale.group if row.key.layer is None else printable(row.key.title)
-
-    return {name: list(section) for name, section in itertools.groupby(rows, title)}
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        title = row.scale.group if row.key.layer is None else printable(row.key.title)
+        found.setdefault(title, []).append(row)
+    return found
 
 
 def _aligned(head: list[str], lines: Sequence[list[str] | str]) -> str:
@@ -94,7 +94,7 @@ def _aligned(head: list[str], lines: Sequence[list[str] | str]) -> str:
 def _trend(row: Row) -> str:
     if math.isnan(row.trend):
         return "-"
-    change = row.trend * len(row.values)
+    change = row.trend * row.span
     unit = 1.0 if row.scale.bounded else abs(row.last)
     arrow = "→" if abs(change) < _STILL * unit else ("↗" if change > 0 else "↘")
     if not row.scale.bounded:
@@ -111,8 +111,8 @@ def _number(value: float, scale: Scale) -> str:
 
 
 def _short(value: float) -> str:
-    """A length of any size in at most six letters."""
-    if value == 0 or 0.01 <= value < 1e5:
-        return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    """A length of any size in at most six letters and a sign."""
+    if value == 0 or 0.01 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import wandb
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityMonitor, read_history
@@ -154,6 +155,33 @@ def test_the_directory_is_that_of_the_first_logger(tmp_path, logger, expected):
     elif trainer.loggers:
         checkpoint = ModelCheckpoint()
         assert Path(checkpoint._ModelCheckpoint__resolve_ckpt_dir(trainer)).parent == directory_of(trainer)
+
+
+@pytest.mark.parametrize(
+    ("logger", "expected"),
+    [
+        (lambda root: False, None),
+        (lambda root: TensorBoardLogger(root), "lightning_logs/version_0"),
+        (lambda root: CSVLogger(root, name="digits", version=3), "digits/version_3"),
+        (lambda root: TensorBoardLogger(root, name="", version="fine-tuned"), "fine-tuned"),
+        (lambda root: WandbLogger(save_dir=root, project="digits", id="x7k", offline=True), "digits/x7k"),
+    ],
+)
+def test_a_run_is_called_by_name_and_version_in_memory_record_and_logger(tmp_path, monkeypatch, logger, expected):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger, monitor = logger(tmp_path), SimilarityMonitor(**QUICK)
+    trainer, _ = fit([monitor], root=tmp_path, epochs=1, logger=logger)
+    assert monitor.history.run == expected
+    assert read_history(monitor.directory).run == expected
+    if logger:
+        assert directory_of(trainer) == tmp_path / expected
+        logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        wandb.finish()
+        assert read_history(tmp_path, source="wandb").run == expected
+    elif logger:
+        kind = "csv" if isinstance(logger, CSVLogger) else "tensorboard"
+        assert read_history(tmp_path / expected, source=kind).run == expected
 
 
 def test_where_it_wrote_is_told_once_and_can_be_chosen(tmp_path, caplog):

@@ -147,6 +147,25 @@ def test_lengths_do_not_share_a_panel_with_the_outputs(tmp_path: Path) -> None:
     }
 
 
+def test_many_outputs_have_a_legend_and_no_colours_of_layers(tmp_path: Path) -> None:
+    scales = {f"output {n}": Scale(low=0, high=1).to_state() for n in range(20)}
+    history = SimilarityHistory({"scales": scales}, [Measurement(0, 5, dict.fromkeys(scales, 0.5))])
+    (axes,) = drawn(history.plot(), tmp_path).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(scales)
+    assert not axes.child_axes
+
+
+def test_runs_are_compared_by_the_matrix_of_their_features(tmp_path: Path) -> None:
+    of_features, of_gradients = np.full((1, 1), 0.25), np.full((1, 1), 0.75)
+    matrices = [
+        SimilarityMatrix("cka", representation, ("a",), ("a",), values)
+        for representation, values in (("gradients", of_gradients), ("features", of_features))
+    ]
+    history = SimilarityHistory({}, [Measurement(0, 5, {"cka/features/a": 0.25}, matrices)])
+    figure = drawn(comparison_figure({"run": history}), tmp_path)
+    assert image_of(figure).images[0].get_array().tolist() == [[0.25]]
+
+
 def test_runs_are_compared_on_the_same_scale(tmp_path: Path) -> None:
     runs = {"near": example_history(3, seed=1), "far": example_history(3, seed=2)}
     figure = drawn(comparison_figure(runs), tmp_path)

@@ -53,7 +53,7 @@ def test_csv(history: SimilarityHistory, tmp_path: Path) -> None:
     setup_loggers([logger], history.keys, history)
     log_scalars(logger, history)
     read = read_history(logger.log_dir)
-    assert read.run == "version_0"
+    assert read.run == "lightning_logs/version_0"
     assert {row["reference_layer"] for row in read.to_records()} == {None}
     assert_same_table(read, history, without=("run", "reference_layer"))
 

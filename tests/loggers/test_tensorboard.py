@@ -171,7 +171,7 @@ def test_without_metadata_the_run_is_named_after_its_directory(tmp_path: Path) -
     logger.log_metrics({"val-similarity": 1.0, "dissimilarity/x": 2.0}, step=2)
     logger.finalize("success")
     history = read_history(logger.log_dir, source="tensorboard")
-    assert history.run == "version_0"
+    assert history.run == "lightning_logs/version_0"
     assert history.layers == ["layer.2", "layer.10"]
     assert len(history) == 1
     assert history.epochs == [-1]

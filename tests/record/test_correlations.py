@@ -69,13 +69,13 @@ def test_over_layers_within_an_epoch() -> None:
     assert history.correlation(*OUTPUTS).value == pytest.approx(stats.pearsonr(*both).statistic, abs=1e-12)
     with pytest.raises(ValueError, match="nothing was measured at epoch 7; epochs are 0, 1"):
         history.correlation("cka", "nbs", epoch=7)
-    with pytest.raises(ValueError, match="no layer has cca/features in this measurement; measured was cka, nbs"):
+    with pytest.raises(ValueError, match="no layer has cca, features in this measurement; it holds cka, nbs, wcka"):
         history.correlation("cca", "nbs")
     with pytest.raises(ValueError, match="nothing was measured; epochs are none"):
         SimilarityHistory({}).correlation("cka", "nbs")
     with pytest.raises(ValueError, match="`epoch` is for correlations over layers"):
         history.correlation("cka", "jsd", layer="fc", epoch=1)
-    with pytest.raises(ValueError, match="give `layer`: cka/features was measured for conv, fc"):
+    with pytest.raises(ValueError, match="give `layer`: cka, features was measured for conv, fc"):
         history.correlation("cka", "jsd")
     with pytest.raises(ValueError, match="`method` must be one of 'pearson', 'spearman', got 'kendall'"):
         history.correlation("cka", "jsd", layer="fc", method="kendall")  # type: ignore[arg-type]
@@ -87,6 +87,14 @@ def test_from_the_fourth_measurement_on_one_number_is_logged_for_each_layer() ->
     live = live_correlations(drifting(4, layers).measurements)
     assert list(live) == [Key("cka_jsd_pearson", "features", layer) for layer in layers]
     assert not np.isnan(list(live.values())).any()
+
+
+def test_what_the_measuring_took_is_correlated_like_any_number() -> None:
+    jsd, seconds = [0.1, 0.2, 0.4, 0.3, 0.7], [3.0, 1.0, 2.0, 5.0, 4.0]
+    numbers = zip(jsd, seconds, strict=True)
+    history = SimilarityHistory({}, [Measurement(e, e, {"jsd": j, "seconds": s}) for e, (j, s) in enumerate(numbers)])
+    expected = stats.pearsonr(jsd, seconds).statistic
+    assert history.correlation("jsd", "seconds").value == pytest.approx(expected, abs=1e-6)
 
 
 def test_conditions_are_correlated_with_their_own_divergence() -> None:

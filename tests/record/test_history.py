@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pandas
 import pytest
 import torch
 
-from lightning_sim.record import Measurement, SimilarityHistory, SimilarityMatrix, read_history
+from lightning_sim.record import Key, Measurement, SimilarityHistory, SimilarityMatrix, read_history
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import parse_name
 from lightning_sim.record.table import COLUMNS
@@ -62,6 +63,38 @@ def test_names_say_measure_representation_layer_and_condition(name: str, parts: 
     assert (key, key.name) == (parts, name)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [("a/b",), ("jsd", None, None, "a/b"), ("cka", "features", "a", "a/b"), ("cka", "x/y", "a"), ("cka", "x@y", "a")],
+)
+def test_keys_that_their_names_would_not_give_back_are_refused(parts: tuple[str | None, ...]) -> None:
+    with pytest.raises(ValueError, match=r"key must not hold '/'.*got .*(a/b|x/y|x@y)"):
+        Key(*parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("parts", [("jsd", None, None, "a@b"), ("c@d", "features", "a/b@c", "d@e"), ("c", "d", "", "")])
+def test_keys_survive_checkpoints_and_records(tmp_path: Path, parts: tuple[str | None, ...]) -> None:
+    key = Key(*parts)  # type: ignore[arg-type]
+    measurement = Measurement(0, 1, {key: 0.5})
+    RecordWriter(tmp_path, {}, [measurement]).claim()
+    for read in (Measurement.from_state(measurement.to_state()), *read_history(tmp_path).measurements):
+        assert read.by_key == {key: 0.5}
+    assert pickle.loads(pickle.dumps(key)) == key
+
+
+def test_a_checkpoint_of_an_earlier_version_loses_what_follows_from_other_values() -> None:
+    derived = {"cka_jsd_pearson/features/a": 0.25, "cka_nbs_slope": 1.0, "nbs_jsd_slope/x/a": 1.0}
+    state = {"epoch": 0, "step": 1, "matrices": [], "values": {"jsd": 0.5, **derived}}
+    assert Measurement.from_state(state).values == {"jsd": 0.5}
+
+
+def test_the_condition_stands_in_every_title() -> None:
+    matrices = [SimilarityMatrix("cka", "features", ("a",), ("a",), np.ones((1, 1)), c) for c in ("fog", "")]
+    assert [matrix.heatmap().title for matrix in matrices] == ["cka, features, fog", "cka, features"]
+    history = SimilarityHistory({}, [Measurement(3, 1, {}, matrices)])
+    assert history.plot().axes[0].get_title(loc="left") == "cka, features, fog, epoch 3"
+
+
 def test_trajectories_hold_the_measurements_that_have_the_name() -> None:
     history = two_epochs()
     history.append(Measurement(3, 39, {"jsd": float("nan")}))
@@ -91,10 +124,11 @@ def test_matrices_by_epoch() -> None:
     ("arguments", "message"),
     [
         ({"measure": "cca"}, "no measure 'cca'.*it holds cka, wcka, jsd"),
-        ({"measure": "cka"}, "give `layer`: cka/features was measured for b, a"),
-        ({"measure": "cka", "layer": "c"}, "no layer 'c': cka/features was measured for b, a"),
+        ({"measure": "cka"}, "give `layer`: cka, features was measured for b, a"),
+        ({"measure": "cka", "layer": "c"}, "no layer 'c': cka, features was measured for b, a"),
         ({"measure": "wcka", "layer": "a"}, "'wcka' was measured for weights, not for 'features'"),
         ({"measure": "jsd", "layer": "a"}, "leave `layer` out, got 'a'"),
+        ({"measure": "jsd", "condition": 3}, "`condition` must be a string"),
     ],
 )
 def test_unknown_trajectories_list_what_there_is(arguments: dict[str, str], message: str) -> None:
@@ -105,12 +139,11 @@ def test_unknown_trajectories_list_what_there_is(arguments: dict[str, str], mess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"measure": "nbs"}, "no matrix nbs/features in this history; it holds cka/features at epochs 0, 2"),
-        (
-            {"epoch": 1},
-            "no matrix cka/features at epoch 1 in this history; it holds cka/features at epochs 0, 2",
-        ),
-        ({"representation": "gradients"}, "no matrix cka/gradients"),
+        ({"measure": "nbs"}, "no matrix of nbs, features in this history; it holds cka, features at epochs 0, 2"),
+        ({"epoch": 1}, "no matrix of cka, features at epoch 1 in this history; it holds cka, features at epochs 0, 2"),
+        ({"representation": "gradients"}, "no matrix of cka, gradients"),
+        ({"condition": "fog"}, "no matrix of cka, features, fog in this history; it holds cka, features at"),
+        ({"condition": None}, "`condition` must be a string"),
     ],
 )
 def test_unknown_matrices_list_what_there_is(arguments: dict[str, object], message: str) -> None:
@@ -155,6 +188,42 @@ def test_the_tidy_table_with_matrices_has_every_cell_once() -> None:
     }  # fmt: skip
 
 
+def test_the_wide_table_has_a_row_for_each_measurement() -> None:
+    history = two_epochs()
+    history.append(Measurement(2, 35, {"jsd": 0.75, "cka/features/new": 0.5}))
+    cka = history.to_pandas(measure="cka", wide=True)
+    assert cka.index.tolist() == [(0, 9), (2, 29), (2, 35)]
+    assert cka.index.names == ["epoch", "step"]
+    assert list(cka.columns) == ["a", "b", "new"]
+    np.testing.assert_array_equal(cka.to_numpy(), [[0.5, 0.125, np.nan], [2.5, 2.125, np.nan], [np.nan, np.nan, 0.5]])
+    assert history.to_pandas(measure="jsd", wide=True).to_dict("list") == {"jsd": [0.25, 0.25, 0.75]}
+    names = ["cka/features/a", "cka/features/b", "wcka/weights/a", "jsd", "seconds", "cka/features/new"]
+    assert list(history.to_pandas(wide=True).columns) == names
+    cells = two_epochs().to_pandas(measure="cka", matrices=True, wide=True)
+    assert cells.loc[(0, 9)].to_dict() == {
+        "a against their a": 0.5, "b against their b": 0.125, "b against their a": 0.25, "a against their b": 0.375,
+    }  # fmt: skip
+    assert history.to_pandas(measure="jsd").value.tolist() == [0.25, 0.25, 0.75]
+    with pytest.raises(ValueError, match="no measure 'cca' in this history; it holds cka, wcka, jsd, seconds"):
+        history.to_pandas(measure="cca")
+
+
+def test_layers_can_be_given_by_an_end_that_only_one_has() -> None:
+    layers = ("net.block1.conv", "net.block2.conv", "net.head", "head2")
+    values = {f"cka/features/{layer}": float(i) for i, layer in enumerate(layers)}
+    values |= {"wcka/weights/net.block2.conv": 9.0}
+    history = SimilarityHistory({"layers": dict.fromkeys(layers, "")}, [Measurement(0, 1, {**values, "jsd": 0.0})])
+    for end, whole in (("head", "net.head"), ("block2.conv", "net.block2.conv"), ("head2", "head2")):
+        found = history.trajectory("cka", layer=end)
+        assert found.name == f"cka/features/{whole}"
+        assert found.values.tolist() == [values[f"cka/features/{whole}"]]
+    assert history.trajectory("wcka", layer="conv", representation="weights").values.tolist() == [9.0]
+    with pytest.raises(ValueError, match=r"'conv' may be net.block1.conv or net.block2.conv: give more of its name"):
+        history.correlation("cka", "jsd", layer="conv")
+    with pytest.raises(ValueError, match=r"no layer 'ead': cka, features was measured for net.block1.conv"):
+        history.trajectory("cka", layer="ead")
+
+
 def test_an_empty_history_gives_an_empty_table() -> None:
     assert SimilarityHistory({}).to_records() == []
     assert tuple(SimilarityHistory({}).to_pandas().columns) == COLUMNS
@@ -169,6 +238,9 @@ def test_comparing_joins_runs_and_tells_equal_names_apart(tmp_path: Path) -> Non
     assert isinstance(frame, pandas.DataFrame)
     assert frame.groupby("run", sort=False).size().to_dict() == {"r": 10, "r (2)": 10, "stored": 1, "run": 1}
     assert frame[frame.run == "stored"].value.tolist() == [0.5]
+    with pytest.warns(DeprecationWarning, match="now SimilarityHistory.concatenate"):
+        renamed = SimilarityHistory.compare([SimilarityHistory({"run": run}, unnamed.measurements) for run in "aab"])
+    assert renamed.run.tolist() == ["a", "a (2)", "b"]
     named = {"mine": two_epochs(), "theirs": unnamed}
     assert SimilarityHistory.concatenate(named).groupby("run", sort=False).size().to_dict() == {"mine": 10, "theirs": 1}
     assert SimilarityHistory.concatenate({}).empty

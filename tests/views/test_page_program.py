@@ -94,3 +94,22 @@ def test_hiding_a_run_and_choosing_a_panel_per_run_redraw(run: Any) -> None:
     assert page("texts_(section_('Layers over training'), 'h3')") == ["run 0", "run 1"]
     page("(known_.page.all.find((n) => n.attributes.class === 'run').listeners.click(), 0)")
     assert page("texts_(section_('Layers over training'), 'h3')") == ["run 1"]
+
+
+def test_a_number_that_fell_between_the_drawn_measurements_is_drawn_as_missing(run: Any) -> None:
+    measurements = [Measurement(e, e, {"jsd": 0.5, **({"agreement": 0.25} if e == 1 else {})}) for e in range(1000)]
+    page = run(SimilarityHistory({"scales": {"jsd": SCALES["jsd"].to_state()}}, measurements))
+    assert set(page("JSON.parse(known_.data.textContent).runs[0].values.agreement")) == {None}
+    assert page("texts_(known_.page, 'h2')") == ["Outputs over training", "Summary"]
+
+
+def test_the_scale_is_that_of_the_run_that_knows_it(run: Any) -> None:
+    page = run(history({}), history({"my_length": SCALES["my_length"]}))
+    outputs = page("texts_(known_.page, 'h2')")[1]
+    assert outputs == "Outputs and parameters over training"
+
+
+def test_outputs_of_a_group_stand_under_one_title_with_their_conditions(run: Any) -> None:
+    page = run(history({**SCALES, "agreement": Scale(low=0, high=1, group="parameters")}))
+    first = "section_('Summary').all.filter((n) => n.tag === 'tr').map((n) => n.childNodes[0].textContent)"
+    assert page(first)[-5:] == ["outputs", "jsd", "parameters", "agreement/fog", "my_length"]

@@ -16,7 +16,7 @@ import pytest
 
 from lightning_sim import cli
 from lightning_sim.measures import MEASURES
-from lightning_sim.record import Measurement, SimilarityHistory, SimilarityMatrix
+from lightning_sim.record import Key, Measurement, SimilarityHistory, SimilarityMatrix
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.views import report_page, summarize
 from lightning_sim.views.table import sparkline, summary_table
@@ -143,6 +143,31 @@ def test_lengths_of_any_size_are_shown_with_a_scale_of_their_own(width: int) -> 
     assert small.split()[2:5] == ["1.2e-5", "2.5e-5", "1.2e-5"]
     titles = [line.strip() for line in lines if line.strip() in ("outputs", "parameters")]
     assert sorted(titles) == ["outputs", "parameters"]
+
+
+def test_all_outputs_of_a_group_stand_under_one_title() -> None:
+    scales = {name: {"low": 0, "high": 1, "group": group} for name, group in (("a", "x"), ("b", "y"), ("c", "x"))}
+    values = {Key("a"): 0.5, Key("a", condition="fog"): 0.5, Key("b"): 0.5, Key("c"): 0.5}
+    history = SimilarityHistory({"scales": scales}, [Measurement(0, 0, values)])
+    lines = summary_table(summarize({"r": history})).splitlines()[2:]
+    assert [line.split()[0] for line in lines] == ["x", "a", "a/fog", "c", "y", "b"]
+
+
+@pytest.mark.parametrize(("epochs", "arrow"), [([0, 1], "→"), ([0, 100], "↗")])
+def test_an_arrow_shows_what_changed_over_the_epochs(epochs: list[int], arrow: str) -> None:
+    scales = {"jsd": {"low": 0, "high": 1}}
+    measurements = [Measurement(e, e, {"jsd": 0.5 + 0.0009 * e}) for e in epochs]
+    (row,) = summarize({"r": SimilarityHistory({"scales": scales}, measurements)})
+    assert summary_table([row]).splitlines()[-1].split()[-3:-1] == [arrow, "+0.0009"]
+
+
+def test_lengths_near_a_power_of_ten_and_below_zero() -> None:
+    lengths = (-1500.0, 999.7, -0.5)
+    measurements = [Measurement(e, e, {"mine": value}) for e, value in enumerate(lengths)]
+    for value, text in zip(lengths, ("-1500", "1000", "-0.5"), strict=True):
+        history = SimilarityHistory({}, [m for m in measurements if m.values["mine"] == np.float32(value)])
+        (row,) = summarize({"r": history})
+        assert summary_table([row]).splitlines()[-1].split()[1:4] == [text] * 3
 
 
 def test_the_page_is_one_file_that_may_not_load_anything() -> None:

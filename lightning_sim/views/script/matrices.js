@@ -1,0 +1,106 @@
+// Layer by layer: the matrices over the course of training.
+
+function matrices() {
+  const labels = [...new Set(data.runs.flatMap((run) => run.matrices.map((matrix) => matrix.title)))];
+  if (!labels.length) return;
+  const node = section("Layer by layer", "Every layer of the network (rows) against every layer of the reference (columns), over training.");
+  const bar = add(node, element("div", { class: "bar" }));
+  const body = add(node, element("div", { class: "panels wide" }));
+  const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "measurement", step: 1 });
+  const moment = element("span", { class: "moment" });
+  const play = element("button", { type: "button" }, "▶ play");
+  let chosen = 0, paints = [], times = [], timer = null;
+  const paint = () => {
+    const at = times[slider.value];
+    moment.textContent = at === undefined ? "" : `epoch ${at[0]}`;
+    paints.forEach((one) => one(at));
+  };
+  const draw = () => {
+    body.replaceChildren();
+    paints = [];
+    const found = shownRuns().flatMap((run) => run.matrices
+      .filter((matrix) => matrix.title === labels[chosen]).map((matrix) => ({ run, matrix })));
+    times = [...new Map(found.flatMap(({ matrix }) => matrix.frames.map((f) => [`${f.epoch} ${f.step}`, [f.epoch, f.step]]))).values()]
+      .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+    if (new Set(found.map(({ matrix }) => matrix.frames.map((f) => f.epoch).join())).size === 1
+      && new Set(times.map((at) => at[0])).size === found[0]?.matrix.frames.length) {
+      times = found[0].matrix.frames.map((f) => [f.epoch, f.step]); // runs of other lengths of an epoch: by epoch
+    }
+    slider.max = Math.max(times.length - 1, 0);
+    slider.value = slider.max;
+    const { low, high } = found[0]?.matrix.scale ?? {};
+    const ends = known(low) && known(high) ? [low, high] : range(found.flatMap(({ matrix }) => matrix.frames.flatMap((f) => f.values)));
+    found.forEach(({ run, matrix }) => paints.push(heatmap(body, run, matrix, ends)));
+    paint();
+  };
+  choice(bar, labels, 0, (index) => ((chosen = index), draw()));
+  slider.addEventListener("input", paint);
+  play.addEventListener("click", () => {
+    if (timer) {
+      clearInterval(timer);
+      timer = null;
+      play.textContent = "▶ play";
+      return;
+    }
+    play.textContent = "■ stop";
+    timer = setInterval(() => {
+      slider.value = Number(slider.value) >= Number(slider.max) ? 0 : Number(slider.value) + 1;
+      paint();
+    }, 350);
+  });
+  bar.append(play, slider, moment);
+  redraws.push(draw);
+}
+
+function heatmap(parent, run, matrix, [low, high]) {
+  const { rows, columns } = matrix, most = Math.max(rows.length, columns.length);
+  const cut = (name) => (name.length > 18 ? `${name.slice(0, 8)}…${name.slice(-9)}` : name);
+  const letters = Math.max(...[...rows, ...columns].map((name) => cut(name).length));
+  const margin = 12 + Math.min(letters, 18) * 6.3, cell = Math.min(44, (530 - margin - 30) / most);
+  const width = 530, height = margin + cell * rows.length + 4, stride = Math.max(1, Math.ceil(11 / cell));
+  const box = add(parent, element("div", { class: "panel" }, element("h3", {}, runLabel(run))));
+  const svg = shape(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${matrix.title} of ${run.name}` });
+  rows.forEach((name, i) => {
+    if (i % stride) return;
+    shape(svg, "text", { class: "name", x: margin - 6, y: margin + cell * (i + 0.5) + 4, "text-anchor": "end" }, cut(name));
+  });
+  columns.forEach((name, j) => {
+    if (j % stride) return;
+    shape(svg, "text", { class: "name", transform: `translate(${margin + cell * (j + 0.5) + 4} ${margin - 6}) rotate(-90)` }, cut(name));
+  });
+  const written = cell >= 24;
+  const cells = rows.flatMap((row, i) => columns.map((column, j) => {
+    const x = margin + cell * j, y = margin + cell * i;
+    const rect = shape(svg, "rect", { x, y, width: Math.max(cell - 1, cell * 0.94), height: Math.max(cell - 1, cell * 0.94), rx: cell > 12 ? 2 : 0 });
+    const text = written ? shape(svg, "text", { x: x + cell / 2 - 0.5, y: y + cell / 2 + 3.5, "text-anchor": "middle" }) : null;
+    if (text) text.style.fontSize = `${Math.min(11, cell * 0.36)}px`;
+    return { rect, text, row, column, value: null };
+  }));
+  cells.forEach((one) => {
+    for (const target of [one.rect, one.text]) {
+      target?.addEventListener("pointermove", (event) => showTip(event, `${one.row}\nagainst ${one.column}: ${format(one.value)}`));
+      target?.addEventListener("pointerleave", hideTip);
+    }
+  });
+  const gradient = 30, scale = margin + cell * columns.length + 10, tall = cell * rows.length - 1;
+  for (let i = 0; i < gradient; i++) {
+    shape(svg, "rect", { x: scale, y: margin + (tall * i) / gradient, width: 8, height: tall / gradient + 0.6, fill: heat(1 - i / (gradient - 1)) });
+  }
+  shape(svg, "text", { x: scale + 12, y: margin + 8 }, tickText(Number(high.toPrecision(3))));
+  shape(svg, "text", { x: scale + 12, y: margin + tall }, tickText(Number(low.toPrecision(3))));
+  return (at) => {
+    const before = matrix.frames.filter((f) => at && (f.epoch < at[0] || (f.epoch === at[0] && (f.step <= at[1] || run.axis === "epoch"))));
+    const shown = before[before.length - 1]; // the newest until then
+    cells.forEach((one, index) => {
+      one.value = shown ? shown.values[index] : null;
+      const share = known(one.value) ? (one.value - low) / (high - low || 1) : null;
+      one.rect.setAttribute("fill", share === null ? "var(--missing)" : heat(share));
+      if (one.text) {
+        one.text.textContent = known(one.value) ? format(one.value, 2) : "n/a";
+        one.text.style.fill = share === null || share < 0.5 ? "#1f2933" : "#ffffff";
+      }
+    });
+  };
+}
+
+matrices();

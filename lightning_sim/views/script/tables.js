@@ -1,0 +1,54 @@
+// Tables: the summary and the configuration.
+
+function summary() {
+  const node = section("Summary", "Trend is the slope of the least-squares line, per epoch.");
+  const body = element("tbody");
+  const titleOf = (name) => (name.layer !== null ? name.title : name.scale.group);
+  const titles = [...new Set(data.names.map(titleOf))];
+  const draw = () => {
+    body.replaceChildren();
+    let title = null;
+    for (const name of titles.flatMap((one) => data.names.filter((n) => titleOf(n) === one))) {
+      if (titleOf(name) !== title) add(body, element("tr", { class: "title" }, element("td", { colspan: 8 }, (title = titleOf(name)))));
+      shownRuns().forEach((run, position) => {
+        const found = data.summary.find((r) => r.run === run.name && r.name === name.name);
+        if (!found) return;
+        const sparkline = element("td");
+        const values = run.values[name.name];
+        const same = data.names.filter((n) => n.title === name.title);
+        const y = extent(shownRuns().flatMap((r) => same.flatMap((n) => r.values[n.name] ?? [])));
+        const svg = shape(sparkline, "svg", { viewBox: "0 0 110 22", "aria-hidden": "true" });
+        const toX = (index) => 2 + (index / Math.max(values.length - 1, 1)) * 106;
+        drawLine({ svg, toX, toY: (v) => 20 - ((v - y[0]) / (y[1] - y[0])) * 18 }, values.map((_, i) => i), values, { stroke: run.color, "stroke-width": 1.5 });
+        add(body, element("tr", {},
+          element("td", {}, position ? "" : (name.layer ?? name.name)),
+          element("td", {}, data.runs.length > 1 ? runLabel(run) : ""),
+          ...[found.first, found.last, found.minimum].map((value) => element("td", { class: "number" }, reading(value, name.name))),
+          element("td", { class: "number" }, String(found.epoch_of_minimum ?? "–")),
+          element("td", { class: "number" }, ownUnit(name.name) ? reading(found.trend, name.name) : signed(found.trend, 4)),
+          sparkline));
+      });
+    }
+  };
+  const numbers = ["first", "last", "min", "at epoch", "trend"].map((text) => [text, "number"]);
+  table(add(node, element("div", { class: "scroll" })), [["layer"], [data.runs.length > 1 ? "run" : ""], ...numbers, [""]], body);
+  draw();
+  redraws.push(draw);
+}
+
+function configuration() {
+  const keys = [...new Set(data.runs.flatMap((run) => Object.keys(run.configuration)))];
+  if (!keys.length) return;
+  const many = data.runs.length > 1;
+  const node = section("Configuration", many ? "What differs between the runs is marked." : "");
+  const body = element("tbody");
+  for (const key of keys) {
+    const values = data.runs.map((run) => (Object.hasOwn(run.configuration, key) ? run.configuration[key] : "–"));
+    add(body, element("tr", { class: new Set(values).size > 1 ? "differs" : "" }, element("td", {}, key),
+      ...values.map((value) => element("td", {}, value))));
+  }
+  table(add(node, element("div", { class: "scroll configuration" })), [[""], ...data.runs.map((run) => [runLabel(run)])], body);
+}
+
+summary();
+configuration();
