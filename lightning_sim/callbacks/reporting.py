@@ -13,6 +13,7 @@ from lightning_sim.callbacks.agreed import log_agreed
 from lightning_sim.loggers import log_figures, setup_loggers
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
+from lightning_sim.record.means import layer_means, leading, mean_keys
 from lightning_sim.views import correlation_figure
 
 if TYPE_CHECKING:
@@ -34,14 +35,15 @@ class Reports:
         self._set_up = set()
 
     def log(self, history: SimilarityHistory, trainer: Trainer, network: LightningModule) -> None:
-        """The newest measurement, with the correlations that follow from it, under its step."""
+        """The newest measurement, with the means and correlations that follow from it, under its step."""
         measurement = history.measurements[-1]
         correlations = live_correlations(history.measurements)
-        keys = [*measurement.by_key, *correlations]
+        following = {**layer_means(measurement), **correlations}
+        keys = [*measurement.by_key, *following]
         if not self._set_up.issuperset(keys):
             self._set_up.update(keys)
             setup_loggers(trainer.loggers, keys, history, self._name)
-        logged = measurement.values | {key.name: value for key, value in correlations.items()}
+        logged = measurement.values | {key.name: value for key, value in following.items()}
         log_agreed(network, {f"{self._name}/{name}": value for name, value in logged.items()})
         log_figures(trainer.loggers, _figures_of(measurement, correlations, history, self._name), measurement.step)
 
@@ -55,8 +57,9 @@ class Reports:
 def measurements_before(keys: Sequence[Key], measured: int) -> dict[str, int]:
     """Names of all that is logged -> how many measurements come before its first value, after so many."""
     late = max(0, LEAST_POINTS - 1 - measured)
-    correlations = [found for key in keys if (found := correlation_key(key, keys))]
-    return {**{key.name: 0 for key in keys}, "seconds": 0, **{key.name: late for key in correlations}}
+    correlations = [found for key in leading(keys) if (found := correlation_key(key, keys))]
+    at_once = [*keys, *mean_keys(keys), Key("seconds")]
+    return {key.name: 0 for key in at_once} | {key.name: late for key in correlations}
 
 
 def _figures_of(

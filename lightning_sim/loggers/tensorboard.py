@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorBoardAdapter"]
 
+_MEANS = "means over layers"
+
 
 class TensorBoardAdapter(LoggerAdapter):
     """Charts of the custom scalars tab, and images."""
@@ -53,10 +55,15 @@ def _charts(keys: Iterable[Key], history: SimilarityHistory, prefix: str) -> dic
     start = re.escape(prefix) + "/"
     charts: dict[str, str] = {}
     groups: dict[str, list[str]] = {}
+    keys = list(keys)
+    of_layers = {(key.measure, key.condition) for key in keys if key.layer is not None}
     for key in keys:
         if key.layer is not None:
             charts[key.title] = f"^{start}{re.escape(key._replace(layer='').name)}.+"
         else:
-            groups.setdefault(history.scale(key.measure).chart(key.name), []).append(re.escape(key.name))
+            is_mean = (key.measure, key.condition) in of_layers
+            chart = _MEANS if is_mean else history.scale(key.measure).chart(key.name)
+            groups.setdefault(chart, []).append(re.escape(key.name))
     charts |= {title: f"^{start}({'|'.join(names)})$" for title, names in groups.items()}
-    return {title: ["Multiline", [pattern]] for title, pattern in charts.items()}
+    means_first = sorted(charts, key=lambda title: title != _MEANS)
+    return {title: ["Multiline", [charts[title]]] for title in means_first}

@@ -15,6 +15,7 @@ from lightning_sim._checks import check_choice
 from lightning_sim.functional.correlation import CorrelationResult, pearson_correlation, spearman_correlation
 from lightning_sim.record.asking import asked_key, check_asked, layers_of, listed
 from lightning_sim.record.key import Key
+from lightning_sim.record.means import leading
 from lightning_sim.record.measurement import Measurement
 
 __all__ = [
@@ -38,6 +39,8 @@ _undefined = CorrelationResult(*[math.nan] * 5)
 def live_correlations(measurements: Sequence[Measurement]) -> dict[Key, float]:
     """Pearson's correlation of every layer's CKA with the outputs' Jensen-Shannon divergence over all measurements.
 
+    One for each layer, of the first representation.
+
     It is logged beside the newest measurement, from the fourth on; `SimilarityHistory.correlation` has the others, and
     their intervals. A measurement counts where both numbers are finite.
 
@@ -53,7 +56,7 @@ def live_correlations(measurements: Sequence[Measurement]) -> dict[Key, float]:
         return {}
     newest = measurements[-1].by_key
     found = {}
-    for key in newest:
+    for key in leading(newest):
         if (correlation := correlation_key(key, newest)) is not None:
             x, y = (numbers_of(measurements, one) for one in (key, Key("jsd", condition=key.condition)))
             found[correlation] = correlate(x, y).value

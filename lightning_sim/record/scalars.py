@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_sim.record.key import parse_name
 from lightning_sim.record.measurement import Measurement
 from lightning_sim.record.naming import derived, is_epoch, measured_name
 
@@ -40,9 +41,20 @@ def run_of_scalars(
         raise ValueError(f"{path} holds no scalars under {monitor}/: not monitored, or nothing measured yet")
     measurements = [
         Measurement(epochs.get(step, -1), step, {name: numbers[name] for name in sorted(numbers, key=_natural)})
-        for step, numbers in sorted(values.items())
+        for step, numbers in sorted((step, _without_means(numbers)) for step, numbers in values.items())
     ]
     return dict(metadata), measurements
+
+
+def _without_means(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Without the means over layers, which have the name of a measure of layers and no layer."""
+    keys = {name: parse_name(name) for name in numbers}
+    of_layers = {(key.measure, key.condition) for key in keys.values() if key.layer is not None}
+    return {
+        name: numbers[name]
+        for name, key in keys.items()
+        if key.layer is not None or (key.measure, key.condition) not in of_layers
+    }
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
