@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from lightning_sim import SimilarityHistory, read_history
 from lightning_sim.demo import Demo, digits_loader, run_demo
-from lightning_sim.demo.meaning import meaning
+from lightning_sim.demo.terminal import meaning
 from lightning_sim.record import Measurement
 
 EPOCHS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from pathlib import Path
@@ -11,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from lightning_sim.demo.digits import digits_loader
-from lightning_sim.demo.meaning import meaning
 from lightning_sim.demo.training import STAGES, Demo, run_demo
+from lightning_sim.record import SimilarityHistory
 from lightning_sim.views.summary import summarize
 from lightning_sim.views.table import summary_table
 
-__all__ = ["show_demo"]
+__all__ = ["meaning", "show_demo"]
 
 _PLANS = {
     "reference": "reference on upright digits",
@@ -43,6 +44,27 @@ def show_demo(directory: Path, *, epochs: int, seed: int, console: Console) -> D
         console.print(Text.assemble((f"{name:<13}", "bold"), place), soft_wrap=True)
     _say(console, f"\nTook {time.perf_counter() - started:.0f} seconds.", "dim")
     return demo
+
+
+def meaning(fine_tuned: SimilarityHistory, scratch: SimilarityHistory) -> tuple[str, str]:
+    """One sentence about the fine-tuned network, one about the network from scratch."""
+    agreement = float(fine_tuned.trajectory("agreement").values[-1])
+    answers = "an unknown share" if math.isnan(agreement) else f"{agreement:.0%}"
+    return (
+        f"After fine-tuning, CKA with the checkpoint is {_span(fine_tuned)}, and {answers} of the held-out upright "
+        "digits still get the checkpoint's answer.",
+        f"The network trained from scratch never saw the checkpoint, and its CKA with it is {_span(scratch)}.",
+    )
+
+
+def _span(history: SimilarityHistory) -> str:
+    """The last CKA of the lowest and of the highest layer."""
+    values = {layer: float(history.trajectory("cka", layer=layer).values[-1]) for layer in history.layers}
+    known = {layer: value for layer, value in values.items() if not math.isnan(value)}
+    if not known:
+        return "not known in any layer"
+    low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    return f"{known[high]:.2f} in {high} and {known[low]:.2f} in {low}"
 
 
 def _run_with_progress(directory: Path, epochs: int, seed: int, console: Console) -> Demo:

@@ -51,18 +51,9 @@ def asked_key(
     representation: str,
     condition: str = "",
 ) -> Key:
-    """The key of a number that a user asks for.
+    """The key of a number that a user asks for, its layer by name or by an end that no other of its kind has.
 
-    Args:
-        measurements: of the history.
-        order: of the layers.
-        measure: the measure asked for.
-        layer: its whole name, or the end of the only one that ends so.
-        representation: of the layer.
-        condition: of the samples.
-
-    Raises:
-        ValueError: if it was never measured, or several layers end so; the message says what was.
+    What was never measured, and an end of several layers, is refused with what there is.
     """
     check_asked(measure, layer, representation, condition)
     key = Key(measure, None if layer is None else representation, layer, condition)
@@ -80,11 +71,7 @@ def asked_key(
 def found_matrix(
     measurements: Sequence[Measurement], measure: str, representation: str, condition: str, epoch: int | None
 ) -> SimilarityMatrix:
-    """The last matrix of its kind, or the last one of an epoch.
-
-    Raises:
-        ValueError: if there is none; the message says which there are.
-    """
+    """The last matrix of its kind, or the last one of an epoch; refused with those that there are."""
     check_asked(measure, None, representation, condition, epoch)
     asked = Key(measure, representation, None, condition)
     for measurement in reversed(measurements):  # of which others are not looked at: they may have to be parsed

@@ -117,16 +117,9 @@ def correlation_key(key: Key, keys: Collection[Key]) -> Key | None:
 def correlate(
     first: NDArray[np.float64], second: NDArray[np.float64], method: Method = "pearson", confidence: float = 0.95
 ) -> CorrelationResult:
-    """Correlation of two trajectories over the pairs that are finite; all NaN where that is undefined.
+    """Correlation of two trajectories over the pairs that are finite; the slope is of the second on the first.
 
-    Args:
-        first: shape (measurements,); the slope is that of `second` on `first`.
-        second: shape (measurements,).
-        method: ``"pearson"`` or ``"spearman"``.
-        confidence: coverage of the interval.
-
-    Raises:
-        ValueError: for a method or a confidence that is none.
+    All is NaN for fewer than `LEAST_POINTS` pairs, and where one does not move.
     """
     check_choice(method, "method", ("pearson", "spearman"))
     if not 0 < check_number(confidence, "confidence") < 1:

@@ -71,8 +71,7 @@ class SimilarityMatrix:
 
     def __repr__(self) -> str:
         rows, columns = self.values.shape
-        under = f"@{self.condition}" if self.condition else ""
-        return f"SimilarityMatrix({self.measure}/{self.representation}{under}, {rows} x {columns} layers)"
+        return f"SimilarityMatrix({self.key.title}, {rows} x {columns} layers)"
 
     def plot(self, title: str | None = None, *, scale: Scale | None = None) -> Figure:
         """The matrix as a heatmap; needs the extra ``plot``.

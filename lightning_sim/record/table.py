@@ -62,11 +62,7 @@ def joined(tables: Iterable[tuple[str, Columns]]) -> Columns:
 
 
 def of_measure(columns: Columns, measure: str) -> Columns:
-    """The rows of one measure.
-
-    Raises:
-        ValueError: without such rows, naming the measures that there are.
-    """
+    """The rows of one measure; refused with the measures that there are."""
     measures = columns[COLUMNS.index("measure")]
     if measure not in measures:
         held = ", ".join(dict.fromkeys(measures)) or "nothing yet"

@@ -48,12 +48,7 @@ class Trajectory:
 
 
 def panels_of(trajectories: Mapping[Key, Trajectory], scale: Callable[[str], Scale]) -> list[Panel]:
-    """A chart for the layers of each kind of number, and then one for each group of what belongs to no layer.
-
-    Args:
-        trajectories: in the order of the lines.
-        scale: that of a measure.
-    """
+    """A chart for the layers of each kind of number, and then one for each group of what belongs to no layer."""
     of_layers: dict[Key, dict[str, Trajectory]] = {}
     others: dict[str, dict[str, Trajectory]] = {}
     for key, trajectory in trajectories.items():
