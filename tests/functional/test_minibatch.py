@@ -81,7 +81,7 @@ def test_bad_input_is_refused() -> None:
     assert_bad_input_is_refused(partial(minibatch_centered_kernel_alignment, batch_size=5))
     x, y = correlated_pair(20, 3, 2)
     for size in (3, 0, -1):
-        with pytest.raises(ValueError, match=f"`batch_size` must be an integer of at least 4, got {size}"):
+        with pytest.raises(ValueError, match=f"`batch_size` must be an integer, at least 4, got {size}"):
             minibatch_centered_kernel_alignment(x, y, batch_size=size)
 
 

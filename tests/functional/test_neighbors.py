@@ -147,10 +147,12 @@ def test_bad_input_is_refused() -> None:
     assert_bad_input_is_refused(partial(mutual_knn, k=1))
     x, y = correlated_pair(20, 4, 3)
     for k in (0, -1, 2.0, "3", True, None):
-        with pytest.raises(ValueError, match=f"`k` must be an integer of at least 1, got {k!r}"):
+        with pytest.raises(ValueError, match=f"`k` must be an integer, at least 1, got {k!r}"):
             mutual_knn(x, y, k=k)
     for k in (20, 21):
         with pytest.raises(ValueError, match=rf"`k` must be between 1 and 19.*20 samples, got {k} .*\(20, 4\)"):
             mutual_knn(x, y, k=k)
+    with pytest.raises(ValueError, match=r"need at least 3 rows \(samples\), got shapes \(2, 4\)"):
+        mutual_knn(x[:2], y[:2], k=1)  # each would be the other's neighbour, whatever they hold
     with pytest.raises(ValueError, match="`metric` must be one of 'cosine', 'euclidean', 'inner_product', got 'l2'"):
         mutual_knn(x, y, metric="l2")

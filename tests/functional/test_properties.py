@@ -6,6 +6,7 @@ for each argument by itself: PWCCA, for one, is sensitive to the side that gives
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -274,3 +275,15 @@ def test_cosine_neighbours_ignore_the_length_of_each_sample(seed: int) -> None:
     assert mutual_knn(lengths * x, y, k=3) == mutual_knn(x, y, k=3)
     assert mutual_knn(lengths * x, x, k=3, metric="inner_product") < 1
     assert mutual_knn(lengths * x, x, k=3, metric="euclidean") < 1
+
+
+@every_measure
+def test_the_least_samples_that_are_accepted_have_a_value(measure: Measure) -> None:
+    arguments = arguments_of(measure, np.random.default_rng(0))
+    for samples in range(1, 8):
+        few = [argument[:samples] for argument in arguments]
+        with contextlib.suppress(ValueError):  # NaN would warn
+            assert not measure.function(*few).isnan()
+            assert samples > 1
+            return
+    pytest.fail("refuses 7 samples")

@@ -378,7 +378,7 @@ def test_collections_share_the_states_that_coincide() -> None:
     collection = MetricCollection(
         {
             "cka": CenteredKernelAlignment(**SKETCH),
-            "cka biased": CenteredKernelAlignment(biased=True, **SKETCH),
+            "cka biased": CenteredKernelAlignment(estimator="biased", **SKETCH),
             "nbs": NormalizedBuresSimilarity(**SKETCH),
             "cka of another seed": CenteredKernelAlignment(seed=1, **SKETCH),
             "cka exact": CenteredKernelAlignment(**EXACT),
@@ -469,14 +469,14 @@ def test_plot(name: str) -> None:
         (lambda: CenteredKernelAlignment(num_buckets="1024"), "`num_buckets` must be an integer.*'1024'"),
         (lambda: CenteredKernelAlignment(num_projections=8.0), "`num_projections` must be an integer.*8.0"),
         (lambda: CenteredKernelAlignment(seed=None), "`seed` must be an integer.*None"),
-        (lambda: CenteredKernelAlignment(biased="no"), "`biased` must be True or False, got 'no'"),
-        (lambda: CenteredKernelAlignment(["exact"]), "`estimator` must be one of"),
+        (lambda: CenteredKernelAlignment(["exact"]), "`accumulate` must be one of"),
+        (lambda: CenteredKernelAlignment(estimator=["exact"]), "`estimator` must be one of 'unbiased', 'biased'"),
         (lambda: NormalizedBuresSimilarity(num_buckets=True), "`num_buckets` must be an integer.*True"),
         (
             lambda: NormalizedBuresSimilarity("exact", num_features_x=3, num_features_y="3"),
             "`num_features_y` must be an integer.*'3'",
         ),
-        (lambda: NormalizedBuresSimilarity("exact", num_features_x=3), "`num_features_y` must be the number of.*None"),
+        (lambda: NormalizedBuresSimilarity("exact", num_features_x=3), "`num_features_y` must be an integer.*None"),
         (lambda: CanonicalCorrelation(3.0, 3), "`num_features_x` must be an integer.*3.0"),
         (lambda: OutputDivergence(base=torch.ones(2)), "`base` must be one of"),
         (lambda: metrics.WeightCenteredKernelAlignment((3, 3), center=1), "`center` must be True or False, got 1"),

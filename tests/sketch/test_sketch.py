@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ from tests.sketch import exact
 from tests.sketch.data import related, sketched
 
 SMALL = {"num_buckets": 256, "num_projections": 256}
+
+
+def nested(rows, width):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nested tensors are a prototype
+        return torch.nested.nested_tensor([torch.ones(width)] * rows, layout=torch.strided)
 
 
 @pytest.mark.parametrize(("samples", "width"), [(8, 3), (30, 5), (300, 512), (500, 1024), (1024, 64)])
@@ -204,7 +211,7 @@ def test_state_dict_round_trip():
         ({"seed": "a"}, "`seed` must be an integer.*'a'"),
         ({"seed": None}, "`seed` must be an integer.*None"),
         ({"seed": True}, "`seed` must be an integer.*True"),
-        ({"seed": 2**64}, "`seed` must be an integer of at most 64 bits"),
+        ({"seed": 2**64}, f"`seed` must be an integer.* at most {2**63 - 1}, got {2**64}"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -220,16 +227,18 @@ def test_bad_settings_are_refused(settings, message):
         (torch.randn(4, 3), torch.arange(5), r"4 integers.*\(5,\)"),
         (torch.randn(4, 3), torch.randn(4), "integers.*float32"),
         (torch.randn(4, 9), torch.arange(4), "width: 8 so far, now 9"),
-        ([[1.0, 2.0]], torch.arange(1), "`features` must be a dense torch.Tensor.*got list"),
-        (np.ones((4, 8)), torch.arange(4), "`features` must be a dense torch.Tensor.*got ndarray"),
-        (torch.randn(4, 8).to("meta"), torch.arange(4), r"`features` must be a dense.*got meta.*\(4, 8\)"),
-        (torch.eye(8).to_sparse(), torch.arange(8), "`features` must be a dense.*got torch.sparse_coo"),
+        ([[1.0, 2.0]], torch.arange(1), "`features` must be a torch.Tensor.*got list"),
+        (np.ones((4, 8)), torch.arange(4), "`features` must be a torch.Tensor.*got ndarray"),
+        (torch.randn(4, 8).to("meta"), torch.arange(4), r"`features` of shape \(4, 8\) is on the meta device"),
+        (torch.eye(8).to_sparse(), torch.arange(8), "`features` must be a dense.*of torch.sparse_coo"),
         (torch.ones(4, 0), torch.arange(4), r"\(batch, \.\.\.\).*\(4, 0\)"),
-        (torch.randn(4, 8), [0, 1, 2, 3], "4 integers.*got list"),
-        (torch.randn(4, 8), np.arange(4), "4 integers.*got ndarray"),
+        (torch.randn(4, 8), [0, 1, 2, 3], r"`sample_ids` must be a torch.Tensor of shape \(4,\), got list"),
+        (torch.randn(4, 8), np.arange(4), "`sample_ids` must be a torch.Tensor.*got ndarray"),
         (torch.randn(4, 8), torch.ones(4, dtype=torch.bool), "4 integers.*got torch.bool"),
-        (torch.randn(4, 8), torch.arange(4).to("meta"), "4 integers.*got meta"),
-        (torch.randn(4, 8), torch.arange(4).to_sparse(), "4 integers.*got torch.sparse_coo"),
+        (torch.randn(4, 8), torch.arange(4).to("meta"), "`sample_ids` .*meta device"),
+        (torch.randn(4, 8), torch.arange(4).to_sparse(), "`sample_ids` must be a dense.*of torch.sparse_coo"),
+        (nested(4, 8), torch.arange(4), "`features` must be a dense tensor, got a nested"),
+        (torch.ones(4, 8).to(torch.float8_e5m2), torch.arange(4), "`features` must be floating-point.*float8_e5m2"),
     ],
 )
 def test_bad_updates_are_refused(features, ids, message):
@@ -260,7 +269,7 @@ def test_what_cannot_be_compared_is_refused(other, message):
 
 @pytest.mark.parametrize("make", [Sketch, Tang2020Sketch])
 def test_an_empty_sketch_says_so(make):
-    for method in ("kernel", "centered", "uncentered", "grams", "occupied", "ones"):
+    for method in ("kernel", "centered", "uncentered", "grams", "occupied", "ones", "rows"):
         with pytest.raises(ValueError, match="holds no samples" if make is Sketch else "no samples|as published"):
             getattr(make(), method)()
     for measure in ("cka", "nbs"):
@@ -287,6 +296,10 @@ def test_unknown_estimator_is_refused():
     sketch = sketched(torch.randn(20, 8))
     with pytest.raises(ValueError, match=r"unbiased.*'debiased'"):
         sketch.cka(sketch, estimator="debiased")
+    sketch.cka(sketch)
+    for made in (Sketch(), sketch):  # one without samples has its problem at hand, the other found it
+        with pytest.raises(ValueError, match=r"`estimator` must be one of 'unbiased', 'biased', got 'debiased'"):
+            made.cka_problem("debiased")
 
 
 @pytest.mark.parametrize("widths", [(8,), (2000,), (8, 9), (600, 300), (2000, 10)])
