@@ -34,17 +34,14 @@ def brute_force(x: np.ndarray, y: np.ndarray, k: int, metric: str) -> float:
     return total / (len(x) * k)
 
 
+def reproduce(row: Golden, dtype: torch.dtype) -> torch.Tensor:
+    return mutual_knn(*row.arrays(dtype), **row.params)
+
+
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_golden_values(row: Golden) -> None:
-    row.assert_reproduced_by(mutual_knn(*row.arrays(), **row.params))
-
-
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_golden_values_in_float32(row: Golden) -> None:
     # Including the ill-conditioned cases: the scores are computed in float64.
-    value = mutual_knn(*row.arrays(torch.float32), **row.params)
-    assert value.dtype == torch.float32
-    row.assert_reproduced_by(value, rtol=1e-6, atol=0)
+    row.assert_reproduced_in_both_dtypes(reproduce, rtol=1e-6)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -33,16 +33,13 @@ def network(*widths: int, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def reproduce(row: Golden, dtype: torch.dtype) -> Tensor:
+    return weight_centered_kernel_alignment(*row.arrays(dtype), center=row.params["center"])
+
+
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_golden_values(row: Golden) -> None:
-    row.assert_reproduced_by(weight_centered_kernel_alignment(*row.arrays(), center=row.params["center"]))
-
-
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_golden_values_in_float32(row: Golden) -> None:
-    value = weight_centered_kernel_alignment(*row.arrays(torch.float32), center=row.params["center"])
-    assert value.dtype == torch.float32
-    row.assert_reproduced_by(value, rtol=1e-4, atol=0)
+    row.assert_reproduced_in_both_dtypes(reproduce)
 
 
 def test_products_run_from_the_inputs_on() -> None:
