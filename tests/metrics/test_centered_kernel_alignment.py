@@ -52,10 +52,10 @@ def test_golden_minibatch(row: Golden) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
-@pytest.mark.parametrize("size", [1, 50, 500])
+@pytest.mark.parametrize("size", [1, 10, 100])
 @pytest.mark.parametrize("mean", [1e3, 1e6])
 def test_exact_with_means_far_larger_than_the_deviation(mean: float, size: int, estimator: str) -> None:
-    x, y = representations(500, mean=0)
+    x, y = representations(100, mean=0)
     expected = getattr(definitions, f"cka_{estimator}")(x.numpy(), y.numpy())
     value = fed(CenteredKernelAlignment(estimator=estimator, **EXACT), x + mean, y - mean, size)
     assert float(value) == pytest.approx(expected, abs=1e-6)
