@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 import reprlib
+import warnings
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 
-__all__ = ["check_callable", "check_integer", "check_names", "check_number", "check_text", "described"]
+__all__ = [
+    "check_callable",
+    "check_integer",
+    "check_names",
+    "check_number",
+    "check_text",
+    "described",
+    "warn_renamed",
+]
 
 
 def check_integer(value: object, name: str, *, least: int, most: int | None = None) -> int:
@@ -60,3 +69,8 @@ def check_callable(value: object, name: str, example: str) -> None:
 def described(value: object) -> str:
     """A value as a message shows it, with its type, which is not always seen: ``'3' (str)``."""
     return "None" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn who called the function that calls this one, with an argument by its old name."""
+    warnings.warn(f"`{old}` is now `{new}`; the old name will go", DeprecationWarning, stacklevel=3)

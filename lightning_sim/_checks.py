@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import numbers
-import operator
 import warnings
 from typing import Any
 
@@ -14,7 +12,8 @@ from torch import Tensor
 __all__ = [
     "check_choice",
     "check_flag",
-    "check_integer",
+    "check_floating",
+    "check_ids",
     "check_logits",
     "check_matrix",
     "check_pair",
@@ -26,6 +25,7 @@ __all__ = [
 
 # Those with arithmetic; the ones of 8 bits have none.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_pair(
@@ -96,15 +96,20 @@ def check_tensor(x: object, name: str, form: str) -> None:
         raise ValueError(f"`{name}` of shape {tuple(x.shape)} is on the meta device, where tensors hold no values")
 
 
-def check_integer(value: Any, name: str, minimum: int) -> int:
-    """An integer of at least `minimum`; True and 2.0 are none."""
-    integer = None
-    if not isinstance(value, bool | Tensor):
-        with contextlib.suppress(TypeError):
-            integer = operator.index(value)
-    if integer is None or integer < minimum:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}")
-    return integer
+def check_floating(x: Tensor, name: str) -> None:
+    """Refuse a tensor of numbers without arithmetic, or without fractions."""
+    if x.dtype not in _FLOATS:
+        raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {tuple(x.shape)}; call .float()")
+
+
+def check_ids(sample_ids: Tensor, rows: Tensor, name: str) -> None:
+    """Refuse what is not one integer for each of the `rows`, which the user knows by `name`."""
+    check_tensor(sample_ids, "sample_ids", f"({len(rows)},)")
+    if sample_ids.dtype not in _INTEGERS or sample_ids.shape != rows.shape[:1]:
+        raise ValueError(
+            f"`sample_ids` must be {len(rows)} integers, one for each row of `{name}` of shape {tuple(rows.shape)}, "
+            f"got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
+        )
 
 
 def check_flag(value: object, name: str) -> None:
@@ -151,8 +156,7 @@ def _check_kind(x: Tensor, name: str, form: str) -> None:
     shape = tuple(x.shape)
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"`{name}` must have shape {form}, got {shape}; flatten further dimensions first")
-    if x.dtype not in _FLOATS:
-        raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {shape}; call .float()")
+    check_floating(x, name)
 
 
 def _check_devices(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:

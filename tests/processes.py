@@ -4,9 +4,10 @@ import multiprocessing
 import warnings
 
 import torch
+import torch.multiprocessing
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.callbacks.recorded", "tests.loggers.runs", "sklearn.datasets"])
+_context.set_forkserver_preload(["tests.callbacks.recorded", "tests.loggers.runs", "sklearn.datasets", "scipy.stats"])
 
 
 class Process:
@@ -44,3 +45,17 @@ def _run(target, pipe, *arguments):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     target(pipe, *arguments)
+
+
+def start_ranks(target, world_size, *arguments):
+    """Run ``target(rank, world_size, *arguments)`` in as many processes, and raise what one of them raised."""
+    context = torch.multiprocessing.start_processes(
+        _run_rank, (target, world_size, *arguments), nprocs=world_size, join=False, start_method="forkserver"
+    )
+    while not context.join():
+        pass
+
+
+def _run_rank(rank, target, *arguments):
+    torch.set_num_threads(1)
+    target(rank, *arguments)

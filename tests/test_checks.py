@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sim import functional
-from lightning_sim._checks import check_choice, check_integer
+from lightning_sim._arguments import check_integer
+from lightning_sim._checks import check_choice
 
 SPOILS: dict[str, Callable[[Tensor], Any]] = {
     "list": lambda x: x.tolist(),
@@ -136,5 +137,5 @@ def test_weights_that_are_no_sequence_are_refused() -> None:
 
 def test_integers_of_other_libraries_are_integers() -> None:
     numpy = pytest.importorskip("numpy")
-    assert check_integer(numpy.int64(7), "k", 1) == 7
+    assert check_integer(numpy.int64(7), "k", least=1) == 7
     check_choice(numpy.str_("a"), "choice", ("a", "b"))

@@ -279,7 +279,8 @@ CALLS = [
     ("Sketch().save(folder / 'x.safetensors')", "holds no samples", "nothing to save"),
     ("Sketch.load(written(b'', folder / 'x.safetensors'))", "x.safetensors is not a readable safetensors file"),
     # Metrics and functions.
-    ("CenteredKernelAlignment(estimator='debiased')", "must be one of 'sketch', 'exact', 'minibatch'", "'debiased'"),
+    ("CenteredKernelAlignment('all')", "`accumulate` must be one of 'sketch', 'exact', 'minibatch'", "'all'"),
+    ("CenteredKernelAlignment(estimator='debiased')", "`estimator` must be one of 'unbiased', 'biased'", "'debiased'"),
     ("CenteredKernelAlignment().update(X, Y[:3])", "the same samples row by row", "(12, 5) and (3, 5)"),
     ("CenteredKernelAlignment().update(X.numpy(), Y)", "`x` must be a torch.Tensor", "ndarray"),
     ("CenteredKernelAlignment().update(X, None)", "`y` must be a torch.Tensor", "NoneType"),
@@ -292,7 +293,7 @@ CALLS = [
     ("functional.centered_kernel_alignment(X * math.nan, Y)", "`x` of shape (12, 5) holds NaN"),
     ("functional.centered_kernel_alignment(X, Y, kernel='poly')", "`kernel` must be one of 'linear', 'rbf'", "'poly'"),
     ("functional.hsic(X[:3], Y[:3])", "at least 4 rows", "(3, 5)"),
-    ("functional.minibatch_centered_kernel_alignment(X, Y, batch_size=2)", "an integer of at least 4", "2"),
+    ("functional.minibatch_centered_kernel_alignment(X, Y, batch_size=2)", "an integer, at least 4", "2"),
     ("functional.svcca(X, Y, variance=1.5)", "`variance` must be a share in (0, 1]", "1.5"),
     ("functional.mutual_knn(X, Y, k=12)", "`k` must be between 1 and 11", "12"),
     ("functional.weight_centered_kernel_alignment([], [])", "at least one linear layer", "none"),

@@ -14,10 +14,9 @@ def average_ranks(values: Tensor, *, rounding: float = 0.0) -> Tensor:
     Values are tied when they are equal, or no further than `rounding` from the next smaller one.
     """
     ordered, order = values.sort(dim=-1)
-    if rounding:
-        starts_group = ordered.diff(dim=-1, prepend=ordered[..., :1]) > rounding
-        position = torch.arange(values.shape[-1], device=values.device)
-        ordered = ordered.gather(-1, torch.where(starts_group, position, 0).cummax(-1).values)
-    below = torch.searchsorted(ordered, ordered, right=False)
-    up_to = torch.searchsorted(ordered, ordered, right=True)
-    return torch.empty_like(values).scatter(-1, order, (below + up_to + 1).to(values.dtype) / 2)
+    places = torch.arange(values.shape[-1], device=values.device)
+    starts = ordered.diff(dim=-1, prepend=ordered[..., :1]) > rounding
+    ends = torch.cat([starts[..., 1:], torch.ones_like(starts[..., :1])], dim=-1)
+    first = torch.where(starts, places, 0).cummax(-1).values
+    last = torch.where(ends, places, len(places)).flip(-1).cummin(-1).values.flip(-1)
+    return torch.empty_like(values).scatter(-1, order, (first + last + 2).to(values.dtype) / 2)

@@ -41,7 +41,8 @@ def deconfounded_centered_kernel_alignment(x: Tensor, y: Tensor, inputs: Tensor,
         kernel is a multiple of that of the inputs.
 
     Raises:
-        ValueError: unless all are finite floating-point matrices with the same number of rows, at least 2.
+        ValueError: unless all are finite floating-point matrices with the same number of rows, at least 3 (of 2,
+            `inputs` explain whatever the other two hold).
 
     References:
         Cui et al. 2022, "Deconfounded representation similarity for comparison of neural networks", section 3
@@ -60,7 +61,7 @@ def deconfounded_centered_kernel_alignment(x: Tensor, y: Tensor, inputs: Tensor,
         0.18
     """
     check_flag(project_psd, "project_psd")
-    x, y = check_pair(x, y)
+    x, y = check_pair(x, y, minimum_rows=3)
     _, inputs = check_pair(x, inputs, names=("x", "inputs"))
     a, b, confounder = (over_largest([rows_of(z)])[0] for z in (x, y, inputs))
     if warn_if_constant(a.values, b.values):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_sim._arguments import check_integer
 from lightning_sim._centering import center_columns
-from lightning_sim._checks import check_integer, check_pair, warn_if_constant
+from lightning_sim._checks import check_pair, warn_if_constant
 from lightning_sim.functional._rounding import over_largest, rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import HsicTerms, linear_hsic_terms
@@ -54,7 +55,7 @@ def minibatch_centered_kernel_alignment(x: Tensor, y: Tensor, *, batch_size: int
         >>> minibatch_centered_kernel_alignment(x, 2 * x.flip(1) + 1, batch_size=20)
         tensor(1.)
     """
-    batch_size = check_integer(batch_size, "batch_size", 4)  # the samples that HSIC_1 needs
+    batch_size = check_integer(batch_size, "batch_size", least=4)  # the samples that HSIC_1 needs
     x, y = check_pair(x, y, minimum_rows=4)
     if warn_if_constant(center_columns(x), center_columns(y)):
         return x.new_tensor(torch.nan)

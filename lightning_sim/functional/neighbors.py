@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_sim._arguments import check_integer
 from lightning_sim._centering import center_columns, undefined, widen
-from lightning_sim._checks import check_choice, check_integer, check_pair, warn_if_constant
+from lightning_sim._checks import check_choice, check_pair, warn_if_constant
 
 __all__ = ["mutual_knn"]
 
@@ -47,8 +48,8 @@ def mutual_knn(
         the cosines of rows that differ by a factor).
 
     Raises:
-        ValueError: unless both are finite floating-point matrices with the same number of rows, at least 2;
-            for a `k` outside 1 to n - 1 or an unknown `metric`.
+        ValueError: unless both are finite floating-point matrices with the same number of rows, at least 3
+            (of 2 each is the other's neighbour); for a `k` outside 1 to n - 1 or an unknown `metric`.
 
     References:
         Huh et al. 2024, "The Platonic representation hypothesis", appendix on the mutual nearest-neighbour
@@ -63,9 +64,9 @@ def mutual_knn(
         tensor(0.5000)
     """
     check_choice(metric, "metric", ("cosine", "euclidean", "inner_product"))
-    x, y = check_pair(x, y)
+    x, y = check_pair(x, y, minimum_rows=3)
     n = x.shape[0]
-    k = check_integer(k, "k", 1)
+    k = check_integer(k, "k", least=1)
     if k >= n:
         raise ValueError(
             f"`k` must be between 1 and {n - 1}, one less than the {n} samples, got {k} "

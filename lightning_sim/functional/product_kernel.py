@@ -56,8 +56,8 @@ def product_kernel_similarity(
         for "nbs". NaN with a warning that names the side whose kernel has no variance.
 
     Raises:
-        ValueError: unless all are finite floating-point matrices with the same number of rows, at least 4 (2
-            for "nbs" and biased CKA); for an unknown option.
+        ValueError: unless all are finite floating-point matrices with the same number of rows, at least 4 (for
+            "nbs" and biased CKA 2, or 3 of centred factors); for an unknown option.
 
     References:
         Tang et al. 2020, "Similarity of Neural Networks with Gradients", section 3.
@@ -75,7 +75,7 @@ def product_kernel_similarity(
     check_flag(center_factors, "center_factors")
     names = ("features_x", "gradients_x", "features_y", "gradients_y")
     sides = ("`features_x` times `gradients_x`", "`features_y` times `gradients_y`")
-    rows = 2 if measure == "nbs" else minimum_rows(estimator)
+    rows = max(2 + center_factors, minimum_rows(estimator) if measure == "cka" else 2)
     factors = [features_x, gradients_x, features_y, gradients_y]
     for i in (1, 2, 3):
         first = factors[0], factors[i]

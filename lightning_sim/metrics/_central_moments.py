@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_sim._arguments import check_integer
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_integer, check_pair
+from lightning_sim._checks import check_pair
 from lightning_sim.functional.centered_kernel_alignment import alignment
-from lightning_sim.functional.hsic import HsicTerms, covariance_rounding, sums_of_hsic_1
+from lightning_sim.functional.hsic import Estimator, HsicTerms, covariance_rounding, minimum_rows, sums_of_hsic_1
 from lightning_sim.metrics._pair_metric import State
 
 __all__ = ["CentralMoments"]
@@ -33,12 +34,8 @@ class CentralMoments:
     @classmethod
     def of_widths(cls, num_features_x: int | None, num_features_y: int | None) -> CentralMoments:
         """The sums for these widths, which must be given."""
-        widths = (num_features_x, num_features_y)
-        for name, width in zip(_SIDES, widths, strict=True):
-            if width is None:
-                raise ValueError(f"`num_features_{name}` must be the number of columns of `{name}`, got None")
-        checked = (check_integer(width, f"num_features_{name}", 1) for name, width in zip(_SIDES, widths, strict=True))
-        return cls(*checked)
+        sides = zip(_SIDES, (num_features_x, num_features_y), strict=True)
+        return cls(*(check_integer(width, f"num_features_{name}", least=1) for name, width in sides))
 
     def zeros(self) -> State:
         """p (p + 4) + 5 numbers."""
@@ -92,14 +89,14 @@ class CentralMoments:
             "norms_norms": state["norms_norms"] + half + half.T + squares,
         }
 
-    def cka(self, state: State, *, biased: bool) -> Tensor:
+    def cka(self, state: State, estimator: Estimator) -> Tensor:
         """Centred kernel alignment; NaN with a warning where it is undefined."""
         n = state["count"]
-        if self._warned(state, minimum=2 if biased else 4):
+        if self._warned(state, minimum=minimum_rows(estimator)):
             return torch.full_like(n, torch.nan)
         squares = torch.stack([self._covariance(state, *sides).square().sum() for sides in ((0, 1), (0, 0), (1, 1))])
         norms, floors = self._norms(state), torch.stack([self._carried(state, side) for side in range(2)])
-        if biased:
+        if estimator == "biased":
             return alignment(HsicTerms(*squares, *floors), _SIDES)
         sums = sums_of_hsic_1(squares, state["norms_norms"], norms, n)
         return alignment(HsicTerms(*sums, *torch.maximum(floors, covariance_rounding(norms, n))), _SIDES)

@@ -11,7 +11,7 @@ from lightning_sim._centering import undefined
 from lightning_sim._checks import check_pair
 from lightning_sim.functional._rounding import rows_of
 from lightning_sim.functional.centered_kernel_alignment import alignment
-from lightning_sim.functional.hsic import HsicTerms, linear_hsic_terms
+from lightning_sim.functional.hsic import Estimator, HsicTerms, linear_hsic_terms
 from lightning_sim.metrics._pair_metric import State
 
 __all__ = ["MinibatchTerms"]
@@ -41,7 +41,7 @@ class MinibatchTerms:
         """The state as it is."""
         return state
 
-    def cka(self, state: State, *, biased: bool) -> Tensor:
+    def cka(self, state: State, estimator: Estimator) -> Tensor:
         """Centred kernel alignment; NaN with a warning where it is undefined."""
         if int(state["batches"]) == 0:
             return undefined("no batch had the 4 samples that the estimator needs", state["hsic_terms"])

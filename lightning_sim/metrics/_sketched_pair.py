@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_integer, check_pair, check_tensor
+from lightning_sim._checks import check_ids, check_pair
+from lightning_sim.functional.hsic import Estimator
 from lightning_sim.metrics._pair_metric import State
 from lightning_sim.sketch import Sketch
 from lightning_sim.sketch.folding import fold, num_folds
@@ -18,8 +19,6 @@ from lightning_sim.sketch.hashing import sample_buckets, sample_signs
 __all__ = ["SketchedPair"]
 
 _SIDES = ("x", "y")
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 # Signs of moved buckets are hashed from integers that no running count of samples reaches.
 _FIRST_MOVE = 1 << 50
@@ -39,8 +38,6 @@ class SketchedPair:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, minimum in (("num_buckets", 4), ("num_projections", 2), ("seed", -(2**63))):
-            check_integer(getattr(self, name), name, minimum)
         Sketch(self.num_buckets, self.num_projections, self.seed)  # refuses sizes that cannot work
 
     def zeros(self) -> State:
@@ -61,8 +58,11 @@ class SketchedPair:
         self._check_widths(state, x, y)
         n, dtype = len(x), state["bucket_sums"].dtype
         counted = int(state["counted_ids"])
-        ids = torch.arange(counted, counted + n) if sample_ids is None else _checked_ids(sample_ids, x)
-        ids = ids.to(x.device)
+        if sample_ids is None:
+            ids = torch.arange(counted, counted + n, device=x.device)
+        else:
+            check_ids(sample_ids, x, "x")
+            ids = sample_ids.to(x.device, torch.int64)
         buckets = sample_buckets(ids, self.num_buckets)
         signs = sample_signs(ids, self.seed).to(dtype)
         rows = torch.stack([self._folded(side.detach().to(dtype)) for side in (x, y)])
@@ -99,9 +99,8 @@ class SketchedPair:
             "bucket_ones": state["bucket_ones"].roll(places, 0) * signs,
         }
 
-    def cka(self, state: State, *, biased: bool) -> Tensor:
+    def cka(self, state: State, estimator: Estimator) -> Tensor:
         """Centred kernel alignment; NaN with a warning where it is undefined."""
-        estimator = "biased" if biased else "unbiased"
         return self._value(state, lambda x, y: x.cka(y, estimator=estimator), lambda side: side.cka_problem(estimator))
 
     def nbs(self, state: State) -> Tensor:
@@ -182,13 +181,3 @@ class SketchedPair:
                 raise ValueError(f"`{name}` must have one width in all batches and on all ranks")
             widths.append(width)
         return widths
-
-
-def _checked_ids(sample_ids: Tensor, x: Tensor) -> Tensor:
-    check_tensor(sample_ids, "sample_ids", f"({len(x)},)")
-    if sample_ids.dtype not in _INTEGERS or sample_ids.shape != x.shape[:1]:
-        raise ValueError(
-            f"`sample_ids` must be {len(x)} integers, one for each row of `x` of shape {tuple(x.shape)}, got "
-            f"{sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
-        )
-    return sample_ids.to(torch.int64)

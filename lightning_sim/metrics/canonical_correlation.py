@@ -29,7 +29,7 @@ class CanonicalCorrelation(PairMetric):
     rounding of the inputs. `lightning_sim.functional.canonical_correlation` needs all samples at hand and goes further
     down.
 
-    State: p (p + 4) + 5 numbers, p the sum of the widths, shared with the "exact" estimators of
+    State: p (p + 4) + 5 numbers, p the sum of the widths, shared with the "exact" sums of
     `CenteredKernelAlignment` and `NormalizedBuresSimilarity` in a `MetricCollection`. An update of n samples costs
     O(n p^2), ``compute`` O(p^3).
 

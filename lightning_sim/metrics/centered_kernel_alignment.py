@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from lightning_sim._arguments import warn_renamed
 from lightning_sim._checks import check_choice, check_flag
+from lightning_sim.functional.hsic import Estimator
 from lightning_sim.metrics._central_moments import CentralMoments
 from lightning_sim.metrics._minibatch_terms import MinibatchTerms
 from lightning_sim.metrics._pair_metric import PairMetric
 from lightning_sim.metrics._sketched_pair import SketchedPair
 
 __all__ = ["CenteredKernelAlignment"]
+
+_WAYS = ("sketch", "exact", "minibatch")
 
 
 class CenteredKernelAlignment(PairMetric):
@@ -25,7 +29,7 @@ class CenteredKernelAlignment(PairMetric):
     maps, translations and isotropic scaling of either side. `lightning_sim.functional.centered_kernel_alignment` is
     the same of samples that are all at hand, and differentiable.
 
-    The n x n kernels are never formed. What is summed instead depends on `estimator`:
+    The n x n kernels are never formed. `accumulate` says what is summed instead:
 
     - "sketch": the sums of two `lightning_sim.Sketch`, for widths that need not be known. Exact, in any split into
       batches, metrics and ranks and in any order, while all samples together are at most `num_buckets` and both
@@ -56,13 +60,13 @@ class CenteredKernelAlignment(PairMetric):
     As output of ``forward`` and ``compute`` the metric returns:
 
     - ``cka`` (:class:`~torch.Tensor`): a scalar, float32 for "sketch" (float64 after ``set_dtype(torch.float64)``)
-      and float64 else, not differentiable. NaN with a warning for fewer than 4 samples (2 for the biased "exact"),
+      and float64 else, not differentiable. NaN with a warning for fewer than 4 samples (2 for "exact" when biased),
       and for a side without variance, which the warning names.
 
     Args:
-        estimator: what to sum, "sketch", "exact" or "minibatch".
-        biased: use the biased HSIC, for comparison with papers. With more samples than buckets, "sketch" adds the
-            bias of the collisions to it.
+        accumulate: what to sum, "sketch", "exact" or "minibatch".
+        estimator: of HSIC, "unbiased" or, for comparison with papers, "biased". With more samples than buckets,
+            "sketch" adds the bias of the collisions to the latter.
         num_buckets: M, a power of two, for "sketch".
         num_projections: k, an even number, for "sketch".
         seed: of the hashes of "sketch".
@@ -71,9 +75,9 @@ class CenteredKernelAlignment(PairMetric):
         kwargs: see :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: for an unknown estimator, sizes that cannot work, `biased` with "minibatch", or "exact" without
-            widths; in ``update``, unless both are finite floating-point matrices of the same number of rows and of
-            the widths so far; in ``merge_state``, for a metric of other settings.
+        ValueError: for an unknown option, sizes that cannot work, the biased estimator with "minibatch", or "exact"
+            without widths; in ``update``, unless both are finite floating-point matrices of the same number of rows
+            and of the widths so far; in ``merge_state``, for a metric of other settings.
 
     References:
         Kornblith et al. 2019, "Similarity of neural network representations revisited", eq. 4. Song et al. 2012,
@@ -99,9 +103,9 @@ class CenteredKernelAlignment(PairMetric):
 
     def __init__(
         self,
-        estimator: Literal["sketch", "exact", "minibatch"] = "sketch",
+        accumulate: Literal["sketch", "exact", "minibatch"] = "sketch",
         *,
-        biased: bool = False,
+        estimator: Estimator = "unbiased",
         num_buckets: int = 1024,
         num_projections: int = 1024,
         seed: int = 0,
@@ -109,17 +113,25 @@ class CenteredKernelAlignment(PairMetric):
         num_features_y: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_choice(estimator, "estimator", ("sketch", "exact", "minibatch"))
-        check_flag(biased, "biased")
-        if estimator == "sketch":
+        if accumulate == "sketch" and isinstance(estimator, str) and estimator in _WAYS:
+            warn_renamed(f"estimator={estimator!r}", f"accumulate={estimator!r}")
+            accumulate, estimator = cast(Any, estimator), "unbiased"
+        if "biased" in kwargs:
+            biased = kwargs.pop("biased")
+            check_flag(biased, "biased")
+            estimator = "biased" if biased else "unbiased"
+            warn_renamed(f"biased={biased}", f"estimator={estimator!r}")
+        check_choice(accumulate, "accumulate", _WAYS)
+        check_choice(estimator, "estimator", ("unbiased", "biased"))
+        if accumulate == "sketch":
             super().__init__(SketchedPair(num_buckets, num_projections, seed), **kwargs)
-        elif estimator == "exact":
+        elif accumulate == "exact":
             super().__init__(CentralMoments.of_widths(num_features_x, num_features_y), **kwargs)
-        elif biased:
-            raise ValueError('`biased` must be False with `estimator="minibatch"`, whose sums need unbiased terms')
+        elif estimator == "biased":
+            raise ValueError('`estimator` must be "unbiased" with `accumulate="minibatch"`, whose sums need such terms')
         else:
             super().__init__(MinibatchTerms(), **kwargs)
-        self._biased = biased
+        self._estimator: Estimator = estimator
 
     def update(self, x: Tensor, y: Tensor, sample_ids: Tensor | None = None) -> None:
         """Add a batch of samples."""
@@ -127,4 +139,4 @@ class CenteredKernelAlignment(PairMetric):
 
     def compute(self) -> Tensor:
         """The CKA of all samples so far."""
-        return self._sums.cka(self._state(), biased=self._biased)
+        return self._sums.cka(self._state(), self._estimator)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lightning_sim._arguments import warn_renamed
 from lightning_sim._checks import check_choice
 from lightning_sim.metrics._central_moments import CentralMoments
 from lightning_sim.metrics._pair_metric import PairMetric
@@ -24,7 +25,7 @@ class NormalizedBuresSimilarity(PairMetric):
     and wide layers, without a cheap correction. `lightning_sim.functional.normalized_bures_similarity` is the same of
     samples that are all at hand, and differentiable.
 
-    - `estimator` "sketch": exact while there are at most `num_buckets` samples and `num_projections` features, an
+    - `accumulate` "sketch": exact while there are at most `num_buckets` samples and `num_projections` features, an
       estimate beyond; more samples than buckets raise it further, as fewer samples would. State and cost of an update
       as for `CenteredKernelAlignment`, with which it shares its states in a `MetricCollection`; ``compute`` costs
       O(M k^2 + k^3).
@@ -44,7 +45,7 @@ class NormalizedBuresSimilarity(PairMetric):
       for a side without variance, which the warning names.
 
     Args:
-        estimator: what to sum, "sketch" or "exact".
+        accumulate: what to sum, "sketch" or "exact".
         num_buckets: M, a power of two, for "sketch".
         num_projections: k, an even number, for "sketch".
         seed: of the hashes of "sketch".
@@ -53,7 +54,7 @@ class NormalizedBuresSimilarity(PairMetric):
         kwargs: see :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: for an unknown estimator, sizes that cannot work, or "exact" without widths; in ``update`` and
+        ValueError: for another `accumulate`, sizes that cannot work, or "exact" without widths; in ``update`` and
             ``merge_state`` as for `CenteredKernelAlignment`.
 
     References:
@@ -79,7 +80,7 @@ class NormalizedBuresSimilarity(PairMetric):
 
     def __init__(
         self,
-        estimator: Literal["sketch", "exact"] = "sketch",
+        accumulate: Literal["sketch", "exact"] = "sketch",
         *,
         num_buckets: int = 1024,
         num_projections: int = 1024,
@@ -88,8 +89,12 @@ class NormalizedBuresSimilarity(PairMetric):
         num_features_y: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_choice(estimator, "estimator", ("sketch", "exact"))
-        if estimator == "sketch":
+        renamed = "estimator" in kwargs
+        accumulate = kwargs.pop("estimator", accumulate)
+        check_choice(accumulate, "accumulate", ("sketch", "exact"))
+        if renamed:
+            warn_renamed(f"estimator={accumulate!r}", f"accumulate={accumulate!r}")
+        if accumulate == "sketch":
             super().__init__(SketchedPair(num_buckets, num_projections, seed), **kwargs)
         else:
             super().__init__(CentralMoments.of_widths(num_features_x, num_features_y), **kwargs)

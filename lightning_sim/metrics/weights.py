@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sim._arguments import check_integer
 from lightning_sim._centering import undefined
-from lightning_sim._checks import check_flag, check_integer, check_matrix
+from lightning_sim._checks import check_flag, check_matrix
 from lightning_sim.functional.weights import weight_centered_kernel_alignment
 from lightning_sim.metrics._summed_metric import SummedMetric
 
@@ -107,7 +108,7 @@ class WeightCenteredKernelAlignment(SummedMetric):
         """Add one layer of each network."""
         if layer is None:
             layer = max(_last(getattr(self, f"given_{side}")) for side in _SIDES) + 1
-        layer = check_integer(layer, "layer", 0)
+        layer = check_integer(layer, "layer", least=0)
         weights = {
             side: self._checked(weight, side, layer)
             for side, weight in zip(_SIDES, (weight_a, weight_b), strict=True)
@@ -198,7 +199,7 @@ def _checked_widths(widths: object, name: str) -> tuple[int, ...]:
         raise ValueError(
             f"`{name}` must hold the width of the inputs and of the outputs of every layer, got {widths!r}"
         )
-    return tuple(check_integer(width, f"{name}[{place}]", 1) for place, width in enumerate(widths))
+    return tuple(check_integer(width, f"{name}[{place}]", least=1) for place, width in enumerate(widths))
 
 
 def _last(given: Tensor) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch.arguments import checked_integer, checked_rows, checked_sizes
+from lightning_sim._arguments import check_integer
+from lightning_sim.sketch.arguments import checked_rows, checked_sizes
 from lightning_sim.sketch.factors import (
     add_factors,
     factors_kept,
@@ -36,7 +37,7 @@ class BucketSums:
         self, num_buckets: int = 1024, num_projections: int = 1024, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> None:
         self.num_buckets, self.num_projections = checked_sizes(num_buckets, num_projections, dtype)
-        self.seed = checked_integer(seed, "seed")
+        self.seed = check_integer(seed, "seed", least=-(2**63), most=2**63 - 1)
         self.dtype = dtype
         self.width = 0
         self.gradient_width = 0

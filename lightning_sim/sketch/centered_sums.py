@@ -78,8 +78,6 @@ class CenteredSums(BucketSums):
         Raises:
             ValueError: when a bucket holds several samples, whose features cannot be told apart.
         """
-        if not self.count:
-            raise ValueError("a sketch without samples has no features")
         sums, ones, _ = self.uncentered()
         own = ones.abs() == 1
         if int(own.sum()) != self.count:

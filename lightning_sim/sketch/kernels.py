@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_sim._checks import check_choice
+
 __all__ = ["kernel_similarity", "positive_factor", "positive_root"]
 
 
@@ -25,8 +27,7 @@ def kernel_similarity(kernel_x: Tensor, kernel_y: Tensor, measure: str) -> Tenso
     Raises:
         ValueError: for kernels of different sizes or an unknown measure.
     """
-    if measure not in ("cka", "nbs"):
-        raise ValueError(f'`measure` must be "cka" or "nbs", got {measure!r}')
+    check_choice(measure, "measure", ("cka", "nbs"))
     if kernel_x.shape != kernel_y.shape:
         raise ValueError(f"kernels of different sizes, {tuple(kernel_x.shape)} and {tuple(kernel_y.shape)}")
     kernel_x, kernel_y = kernel_x.double(), kernel_y.double()

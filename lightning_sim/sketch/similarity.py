@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_sim._checks import check_choice
 from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.hsic import STANDARD_ERRORS, fold_noise, hsic_terms, occupied_by, self_problem
 from lightning_sim.sketch.kernels import positive_factor
@@ -50,8 +51,7 @@ def centered_kernel_alignment_matrix(
     Raises:
         ValueError: when the sketches cannot be compared, are as published, or the estimator is unknown.
     """
-    if estimator not in ("unbiased", "biased"):
-        raise ValueError(f'`estimator` must be "unbiased" or "biased", got {estimator!r}')
+    check_choice(estimator, "estimator", ("unbiased", "biased"))
     if not rows or not columns:
         raise ValueError("`rows` and `columns` must each hold at least one sketch")
     for sketch in (*rows, *columns):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lightning_sim._checks import check_choice
 from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
 from lightning_sim.sketch.state_files import read_one_state, write_states
@@ -103,6 +104,7 @@ class Sketch(CenteredSums):
         Raises:
             ValueError: as `cka`.
         """
+        check_choice(estimator, "estimator", ("unbiased", "biased"))
         if self.problem() is not None or estimator == "biased":
             return self.problem()
         if self.known_cka_problem is None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_sim.sketch.arguments import checked_integer
+from lightning_sim._arguments import check_integer
+from lightning_sim._checks import check_choice
 from lightning_sim.sketch.bucket_sums import BucketSums
 from lightning_sim.sketch.hashing import HashedSamples, random_buckets
 from lightning_sim.sketch.kernels import kernel_similarity
@@ -68,8 +69,8 @@ class Tang2020Sketch(Sketch):
         self, num_buckets: int = 1024, buckets_per_sample: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(num_buckets, seed=seed, dtype=dtype)
-        buckets_per_sample = checked_integer(buckets_per_sample, "buckets_per_sample")
-        if buckets_per_sample < 1 or num_buckets % buckets_per_sample or buckets_per_sample == num_buckets:
+        buckets_per_sample = check_integer(buckets_per_sample, "buckets_per_sample", least=1)
+        if num_buckets % buckets_per_sample or buckets_per_sample == num_buckets:
             raise ValueError(
                 f"`buckets_per_sample` must be a power of two below {num_buckets}, got {buckets_per_sample}"
             )
@@ -117,8 +118,7 @@ class Tang2020Sketch(Sketch):
         Raises:
             ValueError: for another estimator, which does not exist for these sketches, or another kind of sketch.
         """
-        if estimator != "biased":
-            raise ValueError(f'sketches as published have `estimator` "biased" only, got {estimator!r}')
+        check_choice(estimator, "estimator", ("biased",))
         self.require_comparable(other)
         return kernel_similarity(self.kernel(), other.kernel(), "cka").to(self.dtype)
 
@@ -137,7 +137,12 @@ class Tang2020Sketch(Sketch):
         return None if bool(kernel.any()) else "is constant over the samples"
 
     def cka_problem(self, estimator: str = "biased") -> str | None:
-        """Why CKA with any other sketch is NaN, in words, or None: it has no variance to divide by but that."""
+        """Why CKA with any other sketch is NaN, in words, or None: it has no variance to divide by but that.
+
+        Raises:
+            ValueError: for another estimator.
+        """
+        check_choice(estimator, "estimator", ("biased",))
         return self.problem()
 
     def require_comparable(self, other: BucketSums) -> None:

@@ -52,15 +52,8 @@ def correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row.measure}-{row}")
 def test_golden_values(row: Golden) -> None:
-    row.assert_reproduced_by(reproduce(row, torch.float64))
-
-
-@pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row.measure}-{row}")
-def test_golden_values_in_float32(row: Golden) -> None:
     # Including the ill-conditioned cases: the rank tolerance follows the dtype.
-    value = reproduce(row, torch.float32)
-    assert value.dtype == torch.float32
-    row.assert_reproduced_by(value, rtol=1e-4, atol=1e-7)
+    row.assert_reproduced_in_both_dtypes(reproduce, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

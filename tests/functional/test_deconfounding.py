@@ -37,20 +37,14 @@ def dcka_by_definition(x: np.ndarray, y: np.ndarray, inputs: np.ndarray, project
     return float((residuals[0] * residuals[1]).sum())
 
 
+def reproduce(row: Golden, dtype: torch.dtype) -> Tensor:
+    inputs, x, y = row.arrays(dtype)
+    return deconfounded_centered_kernel_alignment(x, y, inputs, project_psd=row.params["project_psd"])
+
+
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_golden_values(row: Golden) -> None:
-    inputs, x, y = row.arrays()
-    row.assert_reproduced_by(
-        deconfounded_centered_kernel_alignment(x, y, inputs, project_psd=row.params["project_psd"])
-    )
-
-
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_golden_values_in_float32(row: Golden) -> None:
-    inputs, x, y = row.arrays(torch.float32)
-    value = deconfounded_centered_kernel_alignment(x, y, inputs, project_psd=row.params["project_psd"])
-    assert value.dtype == torch.float32
-    row.assert_reproduced_by(value, rtol=1e-4, atol=0)
+    row.assert_reproduced_in_both_dtypes(reproduce)
 
 
 def test_inputs_that_explain_nothing_change_nothing() -> None:

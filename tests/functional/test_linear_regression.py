@@ -30,15 +30,8 @@ def least_squares(x: np.ndarray, y: np.ndarray) -> float:
 
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_golden_values(row: Golden) -> None:
-    row.assert_reproduced_by(reproduce(row, torch.float64))
-
-
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_golden_values_in_float32(row: Golden) -> None:
     # Including the ill-conditioned cases: the rank tolerance follows the dtype.
-    value = reproduce(row, torch.float32)
-    assert value.dtype == torch.float32
-    row.assert_reproduced_by(value, rtol=1e-4, atol=0)
+    row.assert_reproduced_in_both_dtypes(reproduce)
 
 
 def test_least_squares_with_an_intercept() -> None:

@@ -33,16 +33,13 @@ def network(*widths: int, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def reproduce(row: Golden, dtype: torch.dtype) -> Tensor:
+    return weight_centered_kernel_alignment(*row.arrays(dtype), center=row.params["center"])
+
+
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_golden_values(row: Golden) -> None:
-    row.assert_reproduced_by(weight_centered_kernel_alignment(*row.arrays(), center=row.params["center"]))
-
-
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_golden_values_in_float32(row: Golden) -> None:
-    value = weight_centered_kernel_alignment(*row.arrays(torch.float32), center=row.params["center"])
-    assert value.dtype == torch.float32
-    row.assert_reproduced_by(value, rtol=1e-4, atol=0)
+    row.assert_reproduced_in_both_dtypes(reproduce)
 
 
 def test_products_run_from_the_inputs_on() -> None:
@@ -222,12 +219,12 @@ def test_adjacent_late_epochs_of_a_training_are_alike() -> None:
     images, labels = load_digits(n_class=3, return_X_y=True)
     images, labels = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)
     values = []
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         hidden = [part for width in (64, 32, 32, 32) for part in (nn.Linear(width, 32), nn.ReLU())]
         network = nn.Sequential(*hidden, nn.Linear(32, 3))
         optimizer, former = torch.optim.Adam(network.parameters(), lr=1e-3), None
-        for epoch in range(20):
+        for epoch in range(15):
             for part in torch.randperm(len(images)).split(64):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(network(images[part]), labels[part]).backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ class Golden:
             atol=self.atol if atol is None else atol,
             err_msg=str(self),
         )
+
+    def assert_reproduced_in_both_dtypes(
+        self, reproduce: Callable[[Golden, torch.dtype], Tensor], *, rtol: float = 1e-4, atol: float = 0.0
+    ) -> None:
+        """Fail unless `reproduce`, of this and a dtype, gives the value in it: float32 within `rtol` and `atol`."""
+        for dtype, tolerance in ((torch.float64, {}), (torch.float32, {"rtol": rtol, "atol": atol})):
+            value = reproduce(self, dtype)
+            assert value.dtype == dtype
+            self.assert_reproduced_by(value, **tolerance)
 
     def __str__(self) -> str:
         return "-".join([self.case, *(f"{name}={value}" for name, value in self.params.items())])

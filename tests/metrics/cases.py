@@ -30,7 +30,7 @@ SIZES = (200, 1, 59, 140, 3, 97)  # 500 samples
 WIDTHS = (12, 8)
 # As many buckets as the samples need, so that any id given twice collides.
 SKETCH = {"num_buckets": 512, "num_projections": 16}
-EXACT = {"estimator": "exact", "num_features_x": WIDTHS[0], "num_features_y": WIDTHS[1]}
+EXACT = {"accumulate": "exact", "num_features_x": WIDTHS[0], "num_features_y": WIDTHS[1]}
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ _WEIGHTS = [
 CASES = {
     "cka sketch": Case(partial(CenteredKernelAlignment, **SKETCH), _PAIRS, on_samples(definitions.cka_unbiased)),
     "cka sketch biased": Case(
-        partial(CenteredKernelAlignment, biased=True, **SKETCH), _PAIRS, on_samples(definitions.cka_biased)
+        partial(CenteredKernelAlignment, estimator="biased", **SKETCH), _PAIRS, on_samples(definitions.cka_biased)
     ),
     "cka sketch with ids": Case(
         partial(CenteredKernelAlignment, **SKETCH), with_ids(_PAIRS), on_samples(definitions.cka_unbiased)
     ),
     "cka exact": Case(partial(CenteredKernelAlignment, **EXACT), _PAIRS, on_samples(definitions.cka_unbiased)),
     "cka exact biased": Case(
-        partial(CenteredKernelAlignment, biased=True, **EXACT), _PAIRS, on_samples(definitions.cka_biased)
+        partial(CenteredKernelAlignment, estimator="biased", **EXACT), _PAIRS, on_samples(definitions.cka_biased)
     ),
     "cka minibatch": Case(
         partial(CenteredKernelAlignment, "minibatch"),

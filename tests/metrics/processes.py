@@ -10,12 +10,12 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from tests.metrics.cases import CASES, DECISIVE, Batch, Case
+from tests.processes import start_ranks
 
 # Which rank gets which of the six batches.
 DIVISIONS = {
@@ -30,12 +30,11 @@ def division(case: Case, ranks: list[int], rank: int) -> list[Batch]:
 
 def run(world_size: int, folder: Path) -> list[dict[str, Any]]:
     """What `_work` found in every process of a group of this size."""
-    torch.multiprocessing.spawn(_process, (world_size, folder), nprocs=world_size)
+    start_ranks(_process, world_size, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
 def _process(rank: int, world_size: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     # A rank without samples is warned that nothing was given to it.
     warnings.simplefilter("ignore")
     dist.init_process_group(

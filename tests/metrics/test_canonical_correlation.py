@@ -83,7 +83,7 @@ def test_weak_directions_count_down_to_the_documented_share(share: float) -> Non
     [
         ({"summary": "max"}, "'mean', 'mean_squared', got 'max'"),
         ({"divisor": "p"}, "'min_width', 'min_rank', got 'p'"),
-        ({"num_features_x": 0}, "`num_features_x` must be an integer of at least 1, got 0"),
+        ({"num_features_x": 0}, "`num_features_x` must be an integer, at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

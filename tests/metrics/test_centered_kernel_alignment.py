@@ -26,11 +26,15 @@ def fed(metric: CenteredKernelAlignment, x: torch.Tensor, y: torch.Tensor, size:
     return metric.compute()
 
 
+def estimator_of(row: Golden) -> str:
+    return "unbiased" if row.params["unbiased"] else "biased"
+
+
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_golden_exact(row: Golden) -> None:
     x, y = row.arrays()[-2:]  # some rows hold the network's input as well
     metric = CenteredKernelAlignment(
-        "exact", biased=not row.params["unbiased"], num_features_x=x.shape[1], num_features_y=y.shape[1]
+        "exact", estimator=estimator_of(row), num_features_x=x.shape[1], num_features_y=y.shape[1]
     )
     row.assert_reproduced_by(fed(metric, x, y, size=max(7, len(x) // 5)))
 
@@ -38,7 +42,7 @@ def test_golden_exact(row: Golden) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_golden_sketch(row: Golden) -> None:
     x, y = row.arrays()[-2:]
-    metric = CenteredKernelAlignment(biased=not row.params["unbiased"], num_buckets=2048, num_projections=512)
+    metric = CenteredKernelAlignment(estimator=estimator_of(row), num_buckets=2048, num_projections=512)
     row.assert_reproduced_by(fed(metric, x, y, size=max(7, len(x) // 5)))
 
 
@@ -47,18 +51,18 @@ def test_golden_minibatch(row: Golden) -> None:
     row.assert_reproduced_by(fed(CenteredKernelAlignment("minibatch"), *row.arrays(), row.params["batch_size"]))
 
 
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("size", [1, 50, 500])
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("size", [1, 10, 100])
 @pytest.mark.parametrize("mean", [1e3, 1e6])
-def test_exact_with_means_far_larger_than_the_deviation(mean: float, size: int, biased: bool) -> None:
-    x, y = representations(500, mean=0)
-    expected = (definitions.cka_biased if biased else definitions.cka_unbiased)(x.numpy(), y.numpy())
-    value = fed(CenteredKernelAlignment(biased=biased, **EXACT), x + mean, y - mean, size)
+def test_exact_with_means_far_larger_than_the_deviation(mean: float, size: int, estimator: str) -> None:
+    x, y = representations(100, mean=0)
+    expected = getattr(definitions, f"cka_{estimator}")(x.numpy(), y.numpy())
+    value = fed(CenteredKernelAlignment(estimator=estimator, **EXACT), x + mean, y - mean, size)
     assert float(value) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-10, 1e-4, 1e4, 1e10])
-@pytest.mark.parametrize("settings", [{}, EXACT, {"estimator": "minibatch"}], ids=["sketch", "exact", "minibatch"])
+@pytest.mark.parametrize("settings", [{}, EXACT, {"accumulate": "minibatch"}], ids=["sketch", "exact", "minibatch"])
 def test_scale_does_not_matter(settings: dict[str, Any], scale: float) -> None:
     x, y = representations(60)
     expected = definitions.cka_unbiased(x.numpy(), y.numpy())
@@ -169,10 +173,10 @@ def test_minibatch_ignores_batches_too_small_for_the_estimator() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"estimator": "unbiased"}, "'sketch', 'exact', 'minibatch', got 'unbiased'"),
-        ({"estimator": "minibatch", "biased": True}, "`biased` must be False"),
-        ({"estimator": "exact"}, "`num_features_x` must be the number of columns of `x`, got None"),
-        ({"estimator": "exact", "num_features_x": 3, "num_features_y": 0}, "`num_features_y`.*got 0"),
+        ({"accumulate": "unbiased"}, "'sketch', 'exact', 'minibatch', got 'unbiased'"),
+        ({"accumulate": "minibatch", "estimator": "biased"}, '`estimator` must be "unbiased" with'),
+        ({"accumulate": "exact"}, "`num_features_x` must be an integer, at least 1, got None"),
+        ({"accumulate": "exact", "num_features_x": 3, "num_features_y": 0}, "`num_features_y`.*got 0"),
         ({"num_buckets": 1000}, "power of two.*1000"),
         ({"num_projections": 7}, "even number.*7"),
         ({"colour": "red"}, "Unexpected keyword arguments: `colour`"),
@@ -202,7 +206,7 @@ def test_widths_that_differ_between_merged_metrics_are_refused() -> None:
         metric.compute()
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"num_buckets": 512}, EXACT, {"estimator": "minibatch"}])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"num_buckets": 512}, EXACT, {"accumulate": "minibatch"}])
 def test_merging_other_settings_is_refused(other: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"different settings.*SketchedPair\(num_buckets=1024"):
         CenteredKernelAlignment().merge_state(CenteredKernelAlignment(**other))
@@ -233,3 +237,27 @@ def test_exact_with_one_varying_sample_is_undefined() -> None:
     x[3] = 1
     with pytest.warns(UserWarning, match="no variance above rounding: all are alike, or all but one"):
         assert fed(CenteredKernelAlignment(**EXACT), x, y).isnan()
+
+
+@pytest.mark.parametrize(
+    ("make", "old", "new"),
+    [
+        (CenteredKernelAlignment, {"estimator": "sketch"}, {}),
+        (CenteredKernelAlignment, EXACT | {"accumulate": "sketch", "estimator": "exact"}, EXACT),
+        (CenteredKernelAlignment, {"estimator": "minibatch"}, {"accumulate": "minibatch"}),
+        (CenteredKernelAlignment, {"biased": True}, {"estimator": "biased"}),
+        (CenteredKernelAlignment, EXACT | {"biased": False}, EXACT),
+        (NormalizedBuresSimilarity, {"estimator": "sketch"}, {}),
+        (NormalizedBuresSimilarity, EXACT | {"estimator": "exact"}, EXACT),
+    ],
+)
+def test_the_names_that_settings_had_before_still_work(make: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
+    with pytest.warns(DeprecationWarning, match="^`(estimator|biased)=.*` is now `(accum|estim)") as caught:
+        renamed = make(**old)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert renamed._sums == make(**new)._sums
+    x, y = representations(20)
+    assert torch.equal(fed(renamed, x, y), fed(make(**new), x, y))
+    for wrong in ({"biased": "no"}, {"estimator": "best"}, {"accumulate": "exact", "estimator": "minibatch"}):
+        with pytest.raises(ValueError, match=r"^`(biased|estimator|accumulate)` must be|^Unexpected"):
+            make(**wrong)

@@ -51,8 +51,8 @@ def test_more_samples_than_buckets_and_projections_stay_close() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"estimator": "minibatch"}, "'sketch', 'exact', got 'minibatch'"),
-        ({"estimator": "exact", "num_features_x": 3}, "`num_features_y` must be the number of columns of `y`"),
+        ({"accumulate": "minibatch"}, "'sketch', 'exact', got 'minibatch'"),
+        ({"accumulate": "exact", "num_features_x": 3}, "`num_features_y` must be an integer, at least 1, got None"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], message: str) -> None:

@@ -75,8 +75,8 @@ def test_a_missing_first_layer_is_named() -> None:
     ("widths", "message"),
     [
         (((8,), None), r"`widths_a` must hold.*\(8,\)"),
-        (((8, 4), (8, 0)), r"`widths_b\[1\]` must be an integer of at least 1, got 0"),
-        (((8, 4.0), None), r"`widths_a\[1\]` must be an integer of at least 1, got 4.0"),
+        (((8, 4), (8, 0)), r"`widths_b\[1\]` must be an integer, at least 1, got 0"),
+        (((8, 4.0), None), r"`widths_a\[1\]` must be an integer, at least 1, got 4.0"),
         ((8, None), "`widths_a` must hold.*got 8"),
         (("84", None), "`widths_a` must hold.*got '84'"),
         (((8, 4), (9, 4)), r"same width of the inputs.*\(8, 4\) and \(9, 4\)"),
@@ -92,8 +92,8 @@ def test_widths_that_describe_no_pair_of_networks_are_refused(widths: Any, messa
     [
         ((torch.ones(6, 20), torch.ones(20, 6)), r"`weight_a` must have shape \(20, 6\) for layer 0.*\(6, 20\)"),
         ((torch.ones(20, 6), torch.ones(20, 6), 3), "`weight_a` must be one of layers 0 to 2, got layer 3"),
-        ((torch.ones(20, 6), torch.ones(20, 6), "0"), "`layer` must be an integer of at least 0, got '0'"),
-        ((torch.ones(20, 6), torch.ones(20, 6), True), "`layer` must be an integer of at least 0, got True"),
+        ((torch.ones(20, 6), torch.ones(20, 6), "0"), "`layer` must be an integer, at least 0, got '0'"),
+        ((torch.ones(20, 6), torch.ones(20, 6), True), "`layer` must be an integer, at least 0, got True"),
         ((None, None), "None for both"),
         ((torch.ones(20, 6), torch.full((20, 6), torch.nan)), "`weight_b`.*NaN"),
     ],

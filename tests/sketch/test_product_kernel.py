@@ -77,7 +77,7 @@ def test_golden_values_are_there():
 
 @pytest.mark.parametrize(("rank", "correlation"), [(10, 0.6), (40, 0.9)])
 def test_sketched_products_stay_close_to_exact(rank, correlation):
-    found, _ = errors(rank, correlation, seeds=6, samples=3000, num_buckets=512, num_projections=4096)
+    found, _ = errors(rank, correlation, seeds=6, samples=1500, num_buckets=256, num_projections=4096)
     assert abs(found.mean()) < 0.015
     assert np.abs(found).max() < 0.05
 

@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ from tests.sketch import exact
 from tests.sketch.data import related, sketched
 
 SMALL = {"num_buckets": 256, "num_projections": 256}
+
+
+def nested(rows, width):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nested tensors are a prototype
+        return torch.nested.nested_tensor([torch.ones(width)] * rows, layout=torch.strided)
 
 
 @pytest.mark.parametrize(("samples", "width"), [(8, 3), (30, 5), (300, 512), (500, 1024), (1024, 64)])
@@ -46,18 +53,19 @@ def test_golden_values_are_there():
 
 @pytest.mark.parametrize(("width", "rank", "correlation"), [(8192, 50, 0.9), (8192, 300, 0.6), (25_088, 150, 0.8)])
 def test_folded_features_stay_close_to_exact(width, rank, correlation):
-    x, y = related(1024, width, rank=rank, correlation=correlation, seed=rank)
+    x, y = related(512, width, rank=rank, correlation=correlation, seed=rank)
     truth = exact.cka_unbiased(x, y)
-    errors = [float(sketched(x, seed=seed).cka(sketched(y, seed=seed))) - truth for seed in range(20)]
+    sizes = {"num_buckets": 512}
+    errors = [float(sketched(x, seed=seed, **sizes).cka(sketched(y, seed=seed, **sizes))) - truth for seed in range(20)]
     assert abs(np.mean(errors)) < 0.004
     assert np.abs(errors).max() < 0.02
 
 
-@pytest.mark.parametrize(("width", "rank", "correlation"), [(512, 50, 0.9), (2560, 300, 0.6)])
+@pytest.mark.parametrize(("width", "rank", "correlation"), [(512, 50, 0.9), (1280, 300, 0.6)])
 def test_colliding_samples_stay_close_to_exact(width, rank, correlation):
-    x, y = related(10_000, width, rank=rank, correlation=correlation, seed=rank)
+    x, y = related(5000, width, rank=rank, correlation=correlation, seed=rank)
     truth = exact.cka_unbiased(x, y)
-    sizes = {"num_buckets": 1024, "num_projections": 2048, "batch_size": 2500}
+    sizes = {"num_buckets": 512, "num_projections": 1024, "batch_size": 2500}
     errors = [float(sketched(x, seed=seed, **sizes).cka(sketched(y, seed=seed, **sizes))) - truth for seed in range(20)]
     assert abs(np.mean(errors)) < 0.004
     assert np.abs(errors).max() < 0.03
@@ -74,14 +82,15 @@ def test_independent_features_with_a_mean_read_zero():
 
 def test_nbs_of_folded_features_loses_its_first_order_bias():
     generator = torch.Generator().manual_seed(0)
-    scales = torch.arange(1, 401) ** -0.5
-    x, other = (torch.randn(512, 400, generator=generator) * scales for _ in range(2))
-    y = (0.8 * x + 0.6 * other) @ torch.randn(400, 2048, generator=generator)
-    x = x @ torch.randn(400, 2048, generator=generator)
+    scales = torch.arange(1, 201) ** -0.5
+    x, other = (torch.randn(256, 200, generator=generator) * scales for _ in range(2))
+    y = (0.8 * x + 0.6 * other) @ torch.randn(200, 1024, generator=generator)
+    x = x @ torch.randn(200, 1024, generator=generator)
     truth = exact.nbs(x, y)
-    errors = [float(sketched(x, seed=seed).nbs(sketched(y, seed=seed))) - truth for seed in range(3)]
-    assert abs(np.mean(errors)) < 0.01  # -0.04 without the correction
-    assert float(sketched(x).nbs(sketched(x))) == pytest.approx(1, abs=1e-6)
+    sizes = {"num_projections": 512}
+    errors = [float(sketched(x, seed=seed, **sizes).nbs(sketched(y, seed=seed, **sizes))) - truth for seed in range(3)]
+    assert abs(np.mean(errors)) < 0.006  # -0.02 without the correction
+    assert float(sketched(x, **sizes).nbs(sketched(x, **sizes))) == pytest.approx(1, abs=1e-6)
 
 
 def test_any_order_batching_and_split_gives_the_same_sketch():
@@ -204,7 +213,7 @@ def test_state_dict_round_trip():
         ({"seed": "a"}, "`seed` must be an integer.*'a'"),
         ({"seed": None}, "`seed` must be an integer.*None"),
         ({"seed": True}, "`seed` must be an integer.*True"),
-        ({"seed": 2**64}, "`seed` must be an integer of at most 64 bits"),
+        ({"seed": 2**64}, f"`seed` must be an integer.* at most {2**63 - 1}, got {2**64}"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -220,16 +229,18 @@ def test_bad_settings_are_refused(settings, message):
         (torch.randn(4, 3), torch.arange(5), r"4 integers.*\(5,\)"),
         (torch.randn(4, 3), torch.randn(4), "integers.*float32"),
         (torch.randn(4, 9), torch.arange(4), "width: 8 so far, now 9"),
-        ([[1.0, 2.0]], torch.arange(1), "`features` must be a dense torch.Tensor.*got list"),
-        (np.ones((4, 8)), torch.arange(4), "`features` must be a dense torch.Tensor.*got ndarray"),
-        (torch.randn(4, 8).to("meta"), torch.arange(4), r"`features` must be a dense.*got meta.*\(4, 8\)"),
-        (torch.eye(8).to_sparse(), torch.arange(8), "`features` must be a dense.*got torch.sparse_coo"),
+        ([[1.0, 2.0]], torch.arange(1), "`features` must be a torch.Tensor.*got list"),
+        (np.ones((4, 8)), torch.arange(4), "`features` must be a torch.Tensor.*got ndarray"),
+        (torch.randn(4, 8).to("meta"), torch.arange(4), r"`features` of shape \(4, 8\) is on the meta device"),
+        (torch.eye(8).to_sparse(), torch.arange(8), "`features` must be a dense.*of torch.sparse_coo"),
         (torch.ones(4, 0), torch.arange(4), r"\(batch, \.\.\.\).*\(4, 0\)"),
-        (torch.randn(4, 8), [0, 1, 2, 3], "4 integers.*got list"),
-        (torch.randn(4, 8), np.arange(4), "4 integers.*got ndarray"),
+        (torch.randn(4, 8), [0, 1, 2, 3], r"`sample_ids` must be a torch.Tensor of shape \(4,\), got list"),
+        (torch.randn(4, 8), np.arange(4), "`sample_ids` must be a torch.Tensor.*got ndarray"),
         (torch.randn(4, 8), torch.ones(4, dtype=torch.bool), "4 integers.*got torch.bool"),
-        (torch.randn(4, 8), torch.arange(4).to("meta"), "4 integers.*got meta"),
-        (torch.randn(4, 8), torch.arange(4).to_sparse(), "4 integers.*got torch.sparse_coo"),
+        (torch.randn(4, 8), torch.arange(4).to("meta"), "`sample_ids` .*meta device"),
+        (torch.randn(4, 8), torch.arange(4).to_sparse(), "`sample_ids` must be a dense.*of torch.sparse_coo"),
+        (nested(4, 8), torch.arange(4), "`features` must be a dense tensor, got a nested"),
+        (torch.ones(4, 8).to(torch.float8_e5m2), torch.arange(4), "`features` must be floating-point.*float8_e5m2"),
     ],
 )
 def test_bad_updates_are_refused(features, ids, message):
@@ -260,7 +271,7 @@ def test_what_cannot_be_compared_is_refused(other, message):
 
 @pytest.mark.parametrize("make", [Sketch, Tang2020Sketch])
 def test_an_empty_sketch_says_so(make):
-    for method in ("kernel", "centered", "uncentered", "grams", "occupied", "ones"):
+    for method in ("kernel", "centered", "uncentered", "grams", "occupied", "ones", "rows"):
         with pytest.raises(ValueError, match="holds no samples" if make is Sketch else "no samples|as published"):
             getattr(make(), method)()
     for measure in ("cka", "nbs"):
@@ -287,6 +298,10 @@ def test_unknown_estimator_is_refused():
     sketch = sketched(torch.randn(20, 8))
     with pytest.raises(ValueError, match=r"unbiased.*'debiased'"):
         sketch.cka(sketch, estimator="debiased")
+    sketch.cka(sketch)
+    for made in (Sketch(), sketch):  # one without samples has its problem at hand, the other found it
+        with pytest.raises(ValueError, match=r"`estimator` must be one of 'unbiased', 'biased', got 'debiased'"):
+            made.cka_problem("debiased")
 
 
 @pytest.mark.parametrize("widths", [(8,), (2000,), (8, 9), (600, 300), (2000, 10)])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from lightning_sim.sketch import Sketch, all_reduce_sketches
+from tests.processes import start_ranks
 from tests.sketch.data import related, sketched
 
 WORLD = 3
@@ -44,9 +44,8 @@ def product_sketch(features, gradients, ids):
     return sketch
 
 
-def work(rank, address, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=WORLD)
+def work(rank, world_size, results):
+    dist.init_process_group("gloo", init_method=f"file://{results}/rendezvous", rank=rank, world_size=world_size)
     assert dist.get_world_size() == WORLD
     ids = shares()[rank]
     sketches = [sketched(x[ids], ids=ids, **SETTINGS) for x in layers()] + [Sketch(**SETTINGS)]
@@ -65,7 +64,7 @@ def work(rank, address, results):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (path / "rendezvous", path), nprocs=WORLD)
+    start_ranks(work, WORLD, path)
     return path
 
 

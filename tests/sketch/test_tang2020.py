@@ -118,8 +118,9 @@ def test_published_sketches_are_not_mixed_with_others():
 def test_published_sketches_have_no_other_estimator_and_no_matrix():
     published = added(lambda: Tang2020Sketch(64), torch.randn(20, 4))
     for wrong in ("unbiased", "debiased", None):
-        with pytest.raises(ValueError, match='`estimator` "biased" only'):
-            published.cka(published, estimator=wrong)
+        for method, arguments in ((published.cka, [published]), (published.cka_problem, [])):
+            with pytest.raises(ValueError, match=f"`estimator` must be one of 'biased', got {wrong!r}"):
+                method(*arguments, estimator=wrong)
     assert float(published.cka(published, estimator="biased")) == pytest.approx(1)
     for estimator in ("unbiased", "biased"):
         with pytest.raises(ValueError, match=r"as published keeps no sum.*its own cka\(\)"):
