@@ -6,7 +6,9 @@ import warnings
 import torch
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.callbacks.recorded", "tests.callbacks.distributed_script", "tests.loggers.runs", "sklearn.datasets"])
+_context.set_forkserver_preload(
+    ["tests.callbacks.recorded", "tests.callbacks.distributed_script", "tests.loggers.runs", "sklearn.datasets"]
+)
 
 
 class Process:
