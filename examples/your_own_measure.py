@@ -15,7 +15,7 @@ from lightning_sim.measures import OutputFunction, Scale
 
 def disparity(x: Tensor, y: Tensor) -> float:
     """What SciPy finds between two layers' features (samples, width), after the best rotation and scaling."""
-    return float(scipy.spatial.procrustes(x.numpy(), y.numpy())[2])
+    return float(scipy.spatial.procrustes(x.cpu().numpy(), y.cpu().numpy())[2])
 
 
 def lost_confidence(logits: Tensor, reference_logits: Tensor) -> Tensor:

@@ -7,7 +7,15 @@ import torch
 import torch.multiprocessing
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.callbacks.recorded", "tests.loggers.runs", "sklearn.datasets", "scipy.stats"])
+_context.set_forkserver_preload(
+    [
+        "tests.callbacks.recorded",
+        "tests.callbacks.distributed_script",
+        "tests.loggers.runs",
+        "sklearn.datasets",
+        "scipy.stats",
+    ]
+)
 
 
 class Process:
@@ -32,9 +40,16 @@ class Process:
         self._process.kill()
         self._process.join()
 
-    def finish(self, timeout=120):
+    def ended(self, timeout=120):
+        """The exit status: 1 after an error, the signal's negative number after a signal."""
         self._process.join(timeout)
-        assert self._process.exitcode == 0
+        if self._process.exitcode is None:
+            self.kill()
+            raise AssertionError("the process does not end")
+        return self._process.exitcode
+
+    def finish(self, timeout=120):
+        assert self.ended(timeout) == 0
 
     @property
     def pid(self):

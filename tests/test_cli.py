@@ -54,27 +54,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"lightning-sim {__version__}"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "required: COMMAND"),
-        (["dmeo"], "invalid choice: 'dmeo'"),
-        (["demo", "--epochs", "0"], "--epochs: must be between 1 and 1000, got 0"),
-        (["demo", "--epochs", "two"], "--epochs: invalid integer value: 'two'"),
-        (["demo", "--seed", "-1"], "--seed: must be between 0 and"),
-        (["demo", "--seed", str(2**64)], "--seed: must be between 0 and"),
-        (["demo", "--oot", "x"], "unrecognized arguments: --oot"),
-    ],
-)
-def test_wrong_arguments_are_refused(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-
-
 def test_missing_extras_are_named_with_the_command_that_installs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -337,8 +337,11 @@ COMMANDS = [
     ("compare {file} --measure jsd", 1, "no outputs were saved", "SimilarityMonitor(save_sketches=True)"),
     ("compare {file} --measure jsd --layer a", 1, "--layer has no meaning"),
     ("compare {file} --out x.docx", 2, "must end in .csv, .png, .pdf, .svg", "'x.docx'"),
-    ("demo --epochs 0", 2, "must be between 1 and 1000", "0"),
-    ("demo --seed -1", 2, "must be between 0 and", "-1"),
+    ("demo --epochs 0", 2, "--epochs: must be between 1 and 1000, got 0"),
+    ("demo --epochs two", 2, "--epochs: invalid integer value: 'two'"),
+    ("demo --seed -1", 2, "--seed: must be between 0 and", "-1"),
+    (f"demo --seed {2**64}", 2, "--seed: must be between 0 and"),
+    ("demo --oot x", 2, "unrecognized arguments: --oot"),
     ("demo --out {file}", 1, "--out {file} cannot be written to"),
 ]
 

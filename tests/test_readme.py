@@ -52,6 +52,13 @@ def test_commands_and_code_run_in_the_order_of_the_readme(
     assert (tmp_path / "report.html").is_file()
 
 
+def test_tensors_come_from_whatever_device_before_they_are_arrays() -> None:
+    examples = [path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")]
+    code = "\n".join((*blocks("python"), *examples))
+    assert ".cpu().numpy()" in code
+    assert not re.search(r"(?<!\.cpu\(\))\.numpy\(", code)
+
+
 def test_links_to_files_lead_somewhere() -> None:
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
     assert "examples/images/demo.png" in targets

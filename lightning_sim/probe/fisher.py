@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
-from lightning_sim.probe.forward import Called
 from lightning_sim.probe.gradients import require_logits
+from lightning_sim.probe.guards import substituted_parameters
 from lightning_sim.probe.runner import ProbeRunner, Summed
 
 __all__ = ["floating_parameters", "summed_diagonals", "summed_lengths"]
@@ -32,7 +31,7 @@ def summed_lengths(runner: ProbeRunner, network: nn.Module, direction: Mapping[s
         total = torch.zeros((), dtype=torch.float64, device=runner.device)
         with differentiable_kernels(network):
             for ids, batch in batches:
-                logits_at = partial(_logits, runner, network, ids, batch)
+                logits_at = partial(_logits_at, runner, network, ids, batch)
                 total += squared_lengths(logits_at, parameters, along).sum()
         return total
 
@@ -43,21 +42,25 @@ def summed_diagonals(runner: ProbeRunner, network: nn.Module) -> Summed:
     """Diagonals of the Fisher information, (units,), to be summed over batches of one sample."""
 
     def summed(batches: Iterator[tuple[Tensor, Any]], weights: Mapping[str, Tensor]) -> Tensor:
-        with differentiable_kernels(network), torch.enable_grad():
-            parameters = {k: v.requires_grad_() for k, v in _given(floating_parameters(network), weights).items()}
-            logits = (_logits(runner, network, ids, batch, parameters)[0] for ids, batch in batches)
+        parameters = {k: v.requires_grad_() for k, v in _given(floating_parameters(network), weights).items()}
+        with differentiable_kernels(network), torch.enable_grad(), substituted_parameters(network, parameters):
+            logits = (_logits(runner, network, ids, batch)[0] for ids, batch in batches)
             return by_filter(summed_diagonal(logits, list(parameters.values()))).double()
 
     return summed
 
 
-def _logits(
+def _logits_at(
     runner: ProbeRunner, network: nn.Module, ids: Tensor, batch: Any, parameters: Mapping[str, Tensor]
 ) -> Tensor:
-    """(samples, classes), with these parameters."""
-    weights = {f"network.{name}": value for name, value in parameters.items()}
+    with substituted_parameters(network, parameters):
+        return _logits(runner, network, ids, batch)
+
+
+def _logits(runner: ProbeRunner, network: nn.Module, ids: Tensor, batch: Any) -> Tensor:
+    """(samples, classes)."""
     with runner.context(network), torch.autocast(runner.device.type, enabled=False):
-        output = functional_call(Called(network, runner.forward), weights, (batch,))
+        output = runner.forward(network, batch)
     logits = require_logits(output, "it needs")
     if len(logits) != len(ids):
         got = f"for {len(ids)} samples is of shape {tuple(logits.shape)}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_sim.probe.capture import first_tensor
 
-__all__ = ["Called", "call_network", "find_logits", "without_logits"]
+__all__ = ["call_network", "find_logits", "without_logits"]
 
 
 def call_network(network: nn.Module, batch: Any) -> Any:
@@ -30,19 +30,6 @@ def call_network(network: nn.Module, batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return network(batch[0])
     return network(batch)
-
-
-class Called(nn.Module):
-    """The network, as ``network``, and the way to call it as one module, which `functional_call` can run."""
-
-    def __init__(self, network: nn.Module, forward: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.network = network
-        self._call = forward
-
-    def forward(self, batch: Any) -> Any:
-        """What the network gives for the batch."""
-        return self._call(self.network, batch)
 
 
 def find_logits(output: Any) -> Tensor | None:

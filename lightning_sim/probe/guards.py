@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "isolated_random_state", "substituted_buffers", "uncompiled"]
+__all__ = ["evaluating", "isolated_random_state", "substituted_buffers", "substituted_parameters", "uncompiled"]
 
 
 @contextmanager
@@ -69,6 +69,24 @@ def substituted_buffers(network: nn.Module, given: Mapping[str, Tensor] | None =
                 module._buffers[name] = buffer
             module._non_persistent_buffers_set.clear()
             module._non_persistent_buffers_set.update(non_persistent)
+
+
+@contextmanager
+def substituted_parameters(network: nn.Module, given: Mapping[str, Tensor]) -> Iterator[None]:
+    """`given` in the place of the parameters of these names, and of those tied to them; other names are ignored.
+
+    Not `functional_call`, which ends with the forward: gradient checkpointing runs layers again after it.
+    """
+    named = network.named_parameters(remove_duplicate=False)
+    values = {id(own): given[name] for name, own in named if name in given}
+    kept = [(module, dict(module._parameters)) for module in network.modules()]
+    try:
+        for module, parameters in kept:
+            module._parameters.update({name: values.get(id(own), own) for name, own in parameters.items()})  # type: ignore[misc]
+        yield
+    finally:
+        for module, parameters in kept:
+            module._parameters.update(parameters)
 
 
 @contextmanager

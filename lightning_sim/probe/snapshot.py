@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sim.probe.capture import capture_outputs
-from lightning_sim.probe.forward import Called, find_logits, without_logits
+from lightning_sim.probe.forward import find_logits, without_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
+from lightning_sim.probe.guards import substituted_parameters
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
 from lightning_sim.probe.representations import REPRESENTATIONS, Summary, sketched
 from lightning_sim.sketch import HashedSamples, Sketch, Tang2020Sketch, hash_samples
@@ -187,15 +188,15 @@ def take_snapshot(
             sketch(with_gradients, name, captured[name], gradients)
         captured.clear()
 
-    called = Called(network, forward)
     with (
+        substituted_parameters(network, weights or {}),
         differentiable(network) if with_gradients else torch.no_grad(),
         capture_outputs(network, layers, receive, differentiable=bool(with_gradients)) as capture,
     ):
         for batch_ids, batch in batches:
             ids, mask = batch_ids, attention_mask(batch)
             capture.new_forward()
-            output = _run(called, batch, weights)
+            output = forward(network, batch)
             if keep_logits and snapshot.output_problem is None:
                 _keep_logits(output, ids, mask, logits, snapshot)
             for name in capture.spoiled():
@@ -215,14 +216,6 @@ def take_snapshot(
         torch.cuda.synchronize()
     snapshot.logits = torch.cat(logits) if logits and snapshot.output_problem is None else None
     return snapshot
-
-
-def _run(called: Called, batch: Any, weights: Mapping[str, Tensor] | None) -> Any:
-    if weights is None:
-        return called(batch)
-    renamed = {f"network.{name}": value for name, value in weights.items()}
-    # Every name is given, those of tied weights too.
-    return torch.func.functional_call(called, renamed, (batch,), tie_weights=False)
 
 
 def _keep_logits(

@@ -1,4 +1,4 @@
-"""Run by the tests in several processes: a monitored training under DDP, whose history rank 0 prints as JSON."""
+"""Run by the tests in several processes: a monitored training under DDP, of which rank 0 tells what was measured."""
 
 import json
 import os
@@ -76,6 +76,7 @@ NETWORKS = {
 
 
 def main(root, devices, num_samples, epochs, kind="plain"):
+    """On rank 0 the history, and what the trainers of all ranks hold; None on the others."""
     torch.set_num_threads(1)
     seed_everything(1, verbose=False)
     network = NETWORKS.get(kind, DigitsNet)()
@@ -95,11 +96,10 @@ def main(root, devices, num_samples, epochs, kind="plain"):
     )
     trainer.fit(network, DataLoader(digits(0, 300), batch_size=25), DataLoader(digits(300, 420), batch_size=17))
     if kind.startswith("killed"):
-        return
+        return None
     if kind == "spawn":  # the processes are gone, and rank 0's weights came back
         torch.save({"state_dict": network.state_dict()}, f"{root}/trained.ckpt")
-        print(json.dumps({"world": trainer.world_size}))
-        return
+        return {"world": trainer.world_size}
     trainer.save_checkpoint(f"{root}/trained.ckpt", weights_only=True)
     torch.save(network.state_dict(), f"{root}/rank-{trainer.global_rank}.pt")
     directory = None if monitor.directory is None else str(monitor.directory)
@@ -107,13 +107,15 @@ def main(root, devices, num_samples, epochs, kind="plain"):
     mine = {"directory": directory, "keys": sorted(logged), "logged": logged, "memory": memory.sizes}
     ranks = [None] * trainer.world_size
     torch.distributed.all_gather_object(ranks, mine)
-    if trainer.is_global_zero:
-        print(json.dumps({"records": monitor.history.to_records(), "world": trainer.world_size, "ranks": ranks}))
     # Lightning leaves the group open, and gloo's threads may abort a process that exits with them running.
-    sys.stdout.flush()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    if not trainer.is_global_zero:
+        return None
+    return {"records": monitor.history.to_records(), "world": trainer.world_size, "ranks": ranks}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
+    found = main(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
+    if found is not None:
+        print(json.dumps(found))

@@ -1,10 +1,5 @@
 """Monitored trainings in several processes, for real, against values computed from the checkpoint of rank 0."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,20 +7,18 @@ from torch.utils.data import TensorDataset
 
 from lightning_sim import Sketch, read_history
 from lightning_sim.sketch import load_sketches
+from tests.callbacks.distributed_script import main
+from tests.callbacks.launching import forked, launch
 from tests.callbacks.training import digits, features, new_network
+from tests.processes import Process
 from tests.sketch import exact
 
 
-def launch(tmp_path, devices, num_samples, epochs=2, kind="plain", timeout=240, warnings="ignore"):
-    script = "tests.callbacks.distributed_script"
-    command = [sys.executable, "-m", script, tmp_path, devices, num_samples, epochs, kind]
-    # What free() keeps for later moves by megabytes; given back at once, resident memory is what is held.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings, "MALLOC_TRIM_THRESHOLD_": "0"}
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """Of two processes, which saved its sketches: the directory, and what it told."""
+    path = tmp_path_factory.mktemp("training")
+    return path, launch(path, 2, 101, kind="saving", warnings="default")
 
 
 def assert_measured(tmp_path, num_samples):
@@ -43,14 +36,14 @@ def assert_measured(tmp_path, num_samples):
     assert values["agreement", None] == pytest.approx(float(agreed), abs=1e-6)
 
 
-def test_sketches_of_all_ranks_are_saved_once(tmp_path):
-    launch(tmp_path, 2, 101, kind="saving")
-    paths = sorted((tmp_path / "similarity" / "sketches").iterdir())
+def test_sketches_of_all_ranks_are_saved_once(training):
+    path, _ = training
+    paths = sorted((path / "similarity" / "sketches").iterdir())
     assert len(paths) == 2
     held = load_sketches(paths[-1])
     probe = TensorDataset(*digits(300, 401).tensors)
     trained = new_network()
-    trained.load_state_dict(torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"])
+    trained.load_state_dict(torch.load(path / "trained.ckpt", weights_only=True)["state_dict"])
     assert torch.allclose(held.logits, features(trained, "net.8", probe).float(), atol=1e-5)
     for layer in ("net.0", "net.3", "net.8"):
         sketch = held.of()[layer]
@@ -61,18 +54,40 @@ def test_sketches_of_all_ranks_are_saved_once(tmp_path):
             assert torch.allclose(mine, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize(("devices", "num_samples"), [(2, 101), (3, 4)])
-def test_ranks_together_measure_what_the_definition_says(tmp_path, devices, num_samples):
-    result = launch(tmp_path, devices, num_samples)
+def assert_told(path, result, devices, num_samples):
     assert result["world"] == devices
     assert all(rank["keys"] == result["ranks"][0]["keys"] for rank in result["ranks"])
-    assert read_history(tmp_path).to_records() == result["records"]
-    assert_measured(tmp_path, num_samples)
+    assert read_history(path).to_records() == result["records"]
+    assert_measured(path, num_samples)
+
+
+def test_ranks_together_measure_what_the_definition_says(training):
+    assert_told(*training, 2, 101)
+
+
+def test_a_rank_may_have_almost_nothing_to_run(tmp_path):
+    assert_told(tmp_path, forked(tmp_path, 3, 4), 3, 4)
+
+
+def test_processes_log_the_same_values_without_advice_to_reduce_them(training):
+    _, result = training
+    assert "sync_dist" not in "".join(line for line in result["errors"].splitlines() if "similarity/" in line)
+    assert "self.log('accuracy', ..., sync_dist=True)" in result["errors"]  # the network's own
+    first, second = (rank["logged"] for rank in result["ranks"])
+    recorded = {}
+    for row in result["records"]:
+        if row["epoch"] == 1:
+            parts = ["similarity", row["measure"], row["representation"], row["layer"]]
+            recorded["/".join(part for part in parts if part)] = float(np.float32(row["value"]))
+    assert len(recorded) >= 9
+    for name, value in recorded.items():
+        if name != "similarity/seconds":
+            assert first[name] == second[name] == value
 
 
 def test_only_rank_zero_writes_to_a_wandb_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    result = launch(tmp_path, 2, 20, kind="wandb")
+    result = forked(tmp_path, 2, 20, kind="wandb")
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     directory = tmp_path / "lightning_logs" / run.name.rpartition("-")[2] / "similarity"
     assert [rank["directory"] for rank in result["ranks"]] == [str(directory), None]
@@ -80,14 +95,20 @@ def test_only_rank_zero_writes_to_a_wandb_run(tmp_path, monkeypatch):
     assert read_history(directory).to_records() == result["records"]
 
 
+def spawning(pipe, root):
+    pipe.send(main(root, 2, 101, 2, "spawn"))
+
+
 def test_spawned_processes_measure_the_same(tmp_path):
-    assert launch(tmp_path, 2, 101, kind="spawn")["world"] == 2
+    process = Process(spawning, str(tmp_path))
+    assert process.hear()["world"] == 2
+    process.finish()
     assert_measured(tmp_path, 101)
 
 
 def test_a_failure_on_one_rank_is_nan_on_all_and_training_goes_on(tmp_path):
     # 14 samples give each rank a batch of 7, a size that validation never has.
-    result = launch(tmp_path, 2, 14, epochs=3, kind="failing")
+    result = forked(tmp_path, 2, 14, epochs=3, kind="failing")
     values = [row["value"] for row in result["records"] if row["measure"] == "cka" and row["layer"] == "net.0"]
     assert np.isnan(values).tolist() == [False, True, False]
 

@@ -2,22 +2,42 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sim import SimilarityMonitor, read_history
-from tests.callbacks.training import digits, fit, new_network
+from tests.callbacks.training import DigitsNet, digits, fit, new_network
+from tests.processes import Process
+
+
+class KilledInMeasurement(DigitsNet):
+    def forward(self, images):
+        # Only the probe has batches of 13.
+        if images.shape[0] == 13 and self.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+class KillAfterMeasurement(Callback):
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 2 and not trainer.sanity_checking:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(pipe, root, moment):
+    new_network()
+    network = KilledInMeasurement() if moment == "during" else DigitsNet()
+    callbacks = [SimilarityMonitor(probe=digits(300, 313)), ModelCheckpoint(root, filename="last", every_n_epochs=1)]
+    if moment == "after":
+        callbacks.insert(1, KillAfterMeasurement())
+    fit(callbacks, network=network, epochs=5, root=root, enable_checkpointing=True)
 
 
 @pytest.mark.parametrize(("moment", "recorded"), [("during", [0, 1]), ("after", [0, 1, 2])])
 def test_the_record_has_every_epoch_once_after_resuming(tmp_path, moment, recorded):
-    command = [sys.executable, "-m", "tests.callbacks.killed_script", str(tmp_path), moment]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=200, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert Process(killed, tmp_path, moment).ended() == -signal.SIGKILL
     assert read_history(tmp_path).epochs == recorded
     monitor = SimilarityMonitor(probe=digits(300, 313))
     checkpoint = ModelCheckpoint(tmp_path, filename="last", every_n_epochs=1)

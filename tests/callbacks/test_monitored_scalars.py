@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_sim import Reference, SimilarityMonitor, read_history
 from lightning_sim.demo import DigitsNetwork
-from tests.callbacks.test_distributed import launch
+from tests.callbacks.launching import forked
 from tests.callbacks.test_gradients import features_and_gradients
 from tests.callbacks.training import DigitsNet, digits, features, fit, new_network, random_states
 
@@ -193,7 +193,7 @@ def test_resuming_keeps_the_first_reference(tmp_path):
 
 
 def test_two_processes_measure_what_one_does(tmp_path):
-    result = launch(tmp_path, 2, 15, kind="scalars")
+    result = forked(tmp_path, 2, 15, kind="scalars")
     trained = new_network()
     trained.load_state_dict(torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"])
     values = {(r["measure"], r["layer"]): r["value"] for r in result["records"] if r["epoch"] == 1}

@@ -4,7 +4,8 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_sim.choosing import refusal
 from lightning_sim.measures import MEASURES, Pairs, Side
@@ -203,6 +204,34 @@ class CubedOneByOne(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, tangent):
         return 3 * ctx.saved_tensors[0] ** 2 * tangent
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_checkpointing_runs_layers_again_with_the_weights_of_the_reference(frozen):
+    class Plain(nn.Sequential):
+        def __init__(self, seed):
+            torch.manual_seed(seed)
+            super().__init__(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, CLASSES))
+            self.double().requires_grad_(not frozen)
+
+        def forward(self, x):
+            return self[2](self.inner(x))
+
+        def inner(self, x):
+            return self[1](self[0](x))
+
+    class Checkpointed(Plain):
+        def inner(self, x):
+            return checkpoint(super().inner, x, use_reentrant=False)
+
+    x = torch.randn(SAMPLES, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    runner = ProbeRunner(Probe(TensorDataset(x), SAMPLES), Sketch)
+    found = []
+    for kind in (Plain, Checkpointed):
+        network, kept = kind(1), Snapshot()
+        FisherMeasures(runner, ["task2vec"]).complete(kept, network, kind(2).state_dict())
+        found.append(kept.kept["task2vec"]["vector"])
+    torch.testing.assert_close(*found)
 
 
 def test_backward_passes_that_cannot_be_batched_are_made_one_by_one():

@@ -208,6 +208,22 @@ def test_checkpointing_runs_layers_again_without_counting_them(frozen):
         assert torch.allclose(sketched_rows(snapshot.of("gradients")[layer]), truth, rtol=0, atol=1e-5), layer
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_checkpointing_runs_layers_again_with_the_weights_that_were_given(frozen):
+    network, other = (Checkpointed(use_reentrant=False).requires_grad_(not frozen) for _ in range(2))
+    for value in other.parameters():
+        nn.init.normal_(value, generator=torch.Generator().manual_seed(7))
+    before = {name: (id(value), value.detach().clone()) for name, value in network.named_parameters()}
+    layers = ["first", "block.0", "block.1", "head"]
+    snapshot = run(network, vectors(), layers, weights=other.state_dict())
+    for layer in layers:
+        truth = by_looping(other, vectors(), layer, expected(0.5))
+        assert torch.allclose(sketched_rows(snapshot.of("gradients")[layer]), truth, rtol=0, atol=1e-5), layer
+    for name, value in network.named_parameters():
+        assert id(value) == before[name][0]
+        assert torch.equal(value, before[name][1])
+
+
 def test_reentrant_checkpointing_is_refused():
     with pytest.raises(ValueError, match="use_reentrant=False"):
         run(Checkpointed(use_reentrant=True), vectors(), ["first"])

@@ -1,0 +1,53 @@
+"""Monitored trainings in several processes: started by Lightning, or forked, which spares them seconds of imports."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+from tests.callbacks.distributed_script import main
+from tests.processes import Process
+
+
+def launch(root, devices, num_samples, epochs=2, kind="plain", timeout=240, warnings="ignore"):
+    """As a user starts it: one process, and Lightning starts the others. What rank 0 tells, and all errors."""
+    command = [sys.executable, "-m", "tests.callbacks.distributed_script", root, devices, num_samples, epochs, kind]
+    # What free() keeps for later moves by megabytes; given back at once, resident memory is what is held.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings, "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
+
+
+def start(root, devices, *arguments):
+    """As a cluster starts it: every process by itself, and nobody ends the others when one has ended."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [Process(_rank, rank, devices, port, root, *arguments) for rank in range(devices)]
+
+
+def forked(root, devices, num_samples, epochs=2, kind="plain"):
+    """What rank 0 tells of a training started as a cluster does it."""
+    processes = start(root, devices, num_samples, epochs, kind)
+    try:
+        found = processes[0].hear()
+        for process in processes:
+            process.finish()
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def _rank(pipe, rank, devices, port, root, *arguments):
+    ranks = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": devices, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in ranks.items()})
+    with open(f"{root}/errors-{rank}.txt", "w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    found = main(str(root), devices, *arguments)
+    if rank == 0:
+        pipe.send(found)
