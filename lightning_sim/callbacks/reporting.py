@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_sim.callbacks.agreed import log_agreed
+from lightning_sim.callbacks.logged import LogScalars
 from lightning_sim.loggers import log_figures, setup_loggers
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
@@ -34,7 +34,9 @@ class Reports:
         """Loggers may be others than before."""
         self._set_up = set()
 
-    def log(self, history: SimilarityHistory, trainer: Trainer, network: LightningModule) -> None:
+    def log(
+        self, history: SimilarityHistory, trainer: Trainer, network: LightningModule, log_scalars: LogScalars
+    ) -> None:
         """The newest measurement, with the means and correlations that follow from it, under its step."""
         measurement = history.measurements[-1]
         correlations = live_correlations(history.measurements)
@@ -44,7 +46,7 @@ class Reports:
             self._set_up.update(keys)
             setup_loggers(trainer.loggers, keys, history, self._name)
         logged = measurement.values | {key.name: value for key, value in following.items()}
-        log_agreed(network, {f"{self._name}/{name}": value for name, value in logged.items()})
+        log_scalars(network, {f"{self._name}/{name}": value for name, value in logged.items()}, measurement.step)
         log_figures(trainer.loggers, _figures_of(measurement, correlations, history, self._name), measurement.step)
 
     def warn(self, message: str) -> None:

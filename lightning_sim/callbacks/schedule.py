@@ -1,4 +1,4 @@
-"""In which epochs a monitor measures, and whether what looks at its values finds them there."""
+"""When a monitor measures, and whether what looks at its values finds them there."""
 
 from __future__ import annotations
 
@@ -8,51 +8,101 @@ from collections.abc import Iterator, Mapping
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-__all__ = ["expects_measurement", "nothing_measured", "schedule_problems"]
+from lightning_sim._arguments import check_integer, described
+
+__all__ = ["Schedule", "expects_measurement", "nothing_measured", "schedule_problems"]
 
 
-def expects_measurement(trainer: Trainer, every_n_epochs: int) -> bool:
-    """Whether the training comes to an epoch that is measured, as far as can be told when it starts."""
-    period, last = _measured_every(trainer, every_n_epochs), trainer.max_epochs
-    fast = getattr(trainer, "fast_dev_run", False)
-    return not fast and (last in (None, -1) or last // period > trainer.current_epoch // period)
+class Schedule:
+    """When a monitor measures.
+
+    Args:
+        every_n_epochs: in every n-th epoch; None is 1, or never where steps are counted.
+        every_n_train_steps: or after every n-th step.
+        before_training: and before the first step.
+
+    Raises:
+        ValueError: for both, or for what is no number of epochs or steps.
+    """
+
+    def __init__(self, every_n_epochs: object, every_n_train_steps: object, before_training: object) -> None:
+        if every_n_epochs is not None and every_n_train_steps is not None:
+            raise ValueError(
+                f"got both every_n_epochs={every_n_epochs} and every_n_train_steps={every_n_train_steps}; leave one out"
+            )
+        if not isinstance(before_training, bool):
+            raise ValueError(f"`before_training` must be True or False, got {described(before_training)}")
+        self.before_training = before_training
+        self.epochs: int | None = None
+        self.steps: int | None = None
+        if every_n_train_steps is not None:
+            self.steps = check_integer(every_n_train_steps, "every_n_train_steps", least=1)
+        else:
+            self.epochs = check_integer(1 if every_n_epochs is None else every_n_epochs, "every_n_epochs", least=1)
+
+    def is_due_after_epoch(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is measured when it is complete."""
+        return self.epochs is not None and (epoch + 1) % self.epochs == 0
+
+    def is_due_after_step(self, steps: int) -> bool:
+        """Whether the network is measured after so many steps."""
+        return self.steps is not None and steps % self.steps == 0
+
+    def __str__(self) -> str:
+        return f"every_n_epochs={self.epochs}" if self.steps is None else f"every_n_train_steps={self.steps}"
 
 
-def nothing_measured(trainer: Trainer, every_n_epochs: int) -> str:
+def expects_measurement(trainer: Trainer, schedule: Schedule) -> bool:
+    """Whether the training comes to what is measured after its start, as far as can be told then."""
+    if getattr(trainer, "fast_dev_run", False):
+        return False
+    if schedule.steps is not None:
+        return trainer.max_steps == -1 or trainer.max_steps // schedule.steps > trainer.global_step // schedule.steps
+    period, last = _measured_every(trainer, schedule), trainer.max_epochs
+    return last in (None, -1) or last // period > trainer.current_epoch // period
+
+
+def nothing_measured(trainer: Trainer, schedule: Schedule) -> str:
     """What is said after a training that did not come to a measurement."""
     came_to = "a validation" if trainer.enable_validation else "its end"
-    which = f"no epoch that is a multiple of {_measured_every(trainer, every_n_epochs)} came to {came_to}"
-    return f"nothing was measured: {which} (every_n_epochs={every_n_epochs})"
+    which = f"no epoch that is a multiple of {_measured_every(trainer, schedule)} came to {came_to}"
+    if schedule.steps is not None:
+        which = f"it ended after step {trainer.global_step}"
+    return f"nothing was measured in the training: {which} ({schedule})"
 
 
-def schedule_problems(trainer: Trainer, name: str, every_n_epochs: int, values: Mapping[str, int]) -> list[str]:
-    """What may surprise about the epochs that will be measured, and who looks at values when there may be none.
+def schedule_problems(trainer: Trainer, name: str, schedule: Schedule, values: Mapping[str, int]) -> list[str]:
+    """What may surprise about when will be measured, and who looks at values when there may be none.
 
     Args:
         trainer: in training.
         name: of the monitor.
-        every_n_epochs: of the monitor.
+        schedule: of the monitor.
         values: names of values -> how many measurements come before their first one.
 
     Raises:
         ValueError: where a value that is looked at does not exist, or its absence would end the training.
     """
-    warnings = _unlogged_values(trainer, name, every_n_epochs, values)
-    period = _measured_every(trainer, every_n_epochs)
-    which = f"every_n_epochs={every_n_epochs} measures in epochs that are multiples of {period}"
-    if period != every_n_epochs:
-        which += f", since there is a validation in every {_ordinal(_validated_every(trainer))}epoch only"
+    warnings = _unlogged_values(trainer, name, schedule, values)
     if getattr(trainer, "fast_dev_run", False):
         return warnings
-    if not expects_measurement(trainer, every_n_epochs):
-        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: nothing will be measured")
-    elif every_n_epochs > 1 and period != every_n_epochs:
+    if schedule.steps is not None:
+        if not expects_measurement(trainer, schedule):
+            warnings.append(f"{schedule}, and the training ends after step {trainer.max_steps}: no step is measured")
+        return warnings
+    period = _measured_every(trainer, schedule)
+    which = f"{schedule} measures in epochs that are multiples of {period}"
+    if period != schedule.epochs:
+        which += f", since there is a validation in every {_ordinal(_validated_every(trainer))}epoch only"
+    if not expects_measurement(trainer, schedule):
+        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: none of them is measured")
+    elif schedule.epochs != 1 and period != schedule.epochs:
         warnings.append(which)
     return warnings
 
 
-def _unlogged_values(trainer: Trainer, name: str, every_n_epochs: int, values: Mapping[str, int]) -> list[str]:
-    period = _measured_every(trainer, every_n_epochs)
+def _unlogged_values(trainer: Trainer, name: str, schedule: Schedule, values: Mapping[str, int]) -> list[str]:
+    period = _measured_every(trainer, schedule)
     warnings = []
     for who, key, looks_every, strict in _watchers(trainer):
         if key is None or not key.startswith(f"{name}/"):
@@ -61,7 +111,7 @@ def _unlogged_values(trainer: Trainer, name: str, every_n_epochs: int, values: M
         if before is None:
             known = ", ".join(f"{name}/{value}" for value in values)
             raise ValueError(f"{who} looks at {key!r}, which this monitor does not log; it logs {known}")
-        if looks_every is None:
+        if looks_every is None or schedule.steps is not None:  # at steps, nobody can tell
             continue
         message = f"{who} looks at {key!r} in every {_ordinal(looks_every)}epoch, and it is logged"
         if looks_every % period:
@@ -97,9 +147,9 @@ def _watchers(trainer: Trainer) -> Iterator[tuple[str, str | None, int | None, b
             yield type(config.scheduler).__name__, config.monitor, looks_every, config.strict
 
 
-def _measured_every(trainer: Trainer, every_n_epochs: int) -> int:
+def _measured_every(trainer: Trainer, schedule: Schedule) -> int:
     """Epochs are measured whose number, counted from 1, is a multiple of this: those that are due and validated."""
-    return math.lcm(every_n_epochs, _validated_every(trainer))
+    return math.lcm(schedule.epochs or 1, _validated_every(trainer))
 
 
 def _validated_every(trainer: Trainer) -> int:

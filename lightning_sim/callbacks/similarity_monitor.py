@@ -10,13 +10,13 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_sim._arguments import check_integer
 from lightning_sim.callbacks.in_training import probe_runner, require_runnable, whose_weights
 from lightning_sim.callbacks.keywords import formerly_positional
+from lightning_sim.callbacks.logged import LogScalars, log_at_end_of_epoch, log_at_step, log_before_training
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.reporting import Reports, measurements_before
 from lightning_sim.callbacks.run_directory import directory_of, run_name
-from lightning_sim.callbacks.schedule import expects_measurement, nothing_measured, schedule_problems
+from lightning_sim.callbacks.schedule import Schedule, expects_measurement, nothing_measured, schedule_problems
 from lightning_sim.loggers import finish_loggers
 from lightning_sim.measures import DEFAULT_MEASURES, OneMeasure, as_measures
 from lightning_sim.monitored_run import MonitoredRun
@@ -76,11 +76,14 @@ class SimilarityMonitor(Callback):
         num_buckets: M of the sketches; no collisions, hence exact in the samples, while num_samples <= num_buckets.
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A small probe gets
             fewer buckets and more projections in the same memory (:func:`lightning_sim.sketch.sizes_for`).
-        every_n_epochs: measure in every n-th epoch, at each of its validations: for 2, in the second, the fourth, and
-            so on. An epoch without a validation is not measured where there is a validation loop: under
+        every_n_epochs: measure in every n-th epoch (1 unless `every_n_train_steps` is given), at each of its
+            validations: for 2, in the second, the fourth, and so on. An epoch without a validation is not measured where there is a validation loop: under
             ``Trainer(check_val_every_n_epoch=m)`` the epochs that are multiples of both n and m are, every sixth for
             ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that EarlyStopping, ModelCheckpoint or
             ReduceLROnPlateau look at must be logged whenever these do.
+        every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them. Scalars
+            then have the step of the batch, and are in ``trainer.callback_metrics`` from there on.
+        before_training: measure also before the first step, where a trajectory starts; a resumed run has done so.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
             of a tuple, or with the fitting keys of a mapping.
@@ -125,7 +128,9 @@ class SimilarityMonitor(Callback):
         num_samples: int = 1024,
         num_buckets: int = 1024,
         num_projections: int = 1024,
-        every_n_epochs: int = 1,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        before_training: bool = True,
         estimator: Literal["unbiased", "biased"] = "unbiased",
         forward: Callable[[nn.Module, Any], Any] = call_network,
         beta: float = 0.5,
@@ -165,14 +170,15 @@ class SimilarityMonitor(Callback):
         )
         self.name = checked_name(name)
         self.save_sketches = check_saving(save_sketches, sketch)
-        self.every_n_epochs = check_integer(every_n_epochs, "every_n_epochs", least=1)
+        self.schedule = Schedule(every_n_epochs, every_n_train_steps, before_training)
         self.history = SimilarityHistory({})
         self._run: MonitoredRun | None = None
         self._wanted_directory = directory
         self._restored: dict[str, Any] | None = None
         self._parties: tuple[Trainer, LightningModule] | None = None
         self._reports = Reports(self.name)
-        self._expects_measurement = False
+        self._last_step = 0
+        self._expected = 0
 
     @property
     def state_key(self) -> str:
@@ -230,13 +236,17 @@ class SimilarityMonitor(Callback):
             )
         self._restored = None
         self._reports.start()
-        self._expects_measurement = expects_measurement(trainer, self.every_n_epochs)
-        before_first = measurements_before(run.keys(), len(self.history))
-        for problem in schedule_problems(trainer, self.name, self.every_n_epochs, before_first):
+        first = self.schedule.before_training and not len(self.history)
+        before_first = measurements_before(run.keys(), len(self.history) + first)
+        for problem in schedule_problems(trainer, self.name, self.schedule, before_first):
             self._reports.warn(problem)
+        self._last_step = trainer.global_step
+        self._expected = len(self.history) + first + expects_measurement(trainer, self.schedule)
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             parent = directory_of(trainer) if self._wanted_directory is None else Path(self._wanted_directory)
             run.record_in(parent / self.name)
+        if first:
+            self._measure(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped, log_before_training)
 
     def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> MonitoredRun:
         require_runnable(trainer, network, self.settings)
@@ -250,35 +260,45 @@ class SimilarityMonitor(Callback):
             warn=self._reports.warn,
         )
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure after the steps that are asked for, each once: batches may be accumulated to a step."""
+        if self.schedule.is_due_after_step(trainer.global_step) and trainer.global_step != self._last_step:
+            self._last_step = trainer.global_step
+            self._measure(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped, log_at_step)
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, so that checkpoints and early stopping of this validation see the values."""
         if not trainer.sanity_checking:
-            self._measure_if_due(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped)
+            self._after_epoch(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure where there is no validation loop."""
         if not trainer.enable_validation:
             # Lightning logs what is logged here at the step of the last batch, which it has counted by now.
-            self._measure_if_due(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+            self._after_epoch(trainer, pl_module, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give loggers that want it the whole history."""
         finish_loggers(trainer.loggers, self.history, self.name)
         if self._run is not None:
             self._run.close()
-        if self._expects_measurement and not self.history.measurements:
-            self._reports.warn(nothing_measured(trainer, self.every_n_epochs))
+        if len(self.history) < self._expected:
+            self._reports.warn(nothing_measured(trainer, self.schedule))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let whoever resumes this run continue its record."""
         if self._run is not None:
             self._run.close()
 
-    def _measure_if_due(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        """Measure, and log under the step that Lightning gives to scalars logged now."""
+    def _after_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         # Validation also runs outside of fit, where there is nothing to compare with.
-        if self._run is None or trainer.state.fn != "fit":
-            return
-        if not (trainer.current_epoch + 1) % self.every_n_epochs:
+        if trainer.state.fn == "fit" and self.schedule.is_due_after_epoch(trainer.current_epoch):
+            self._measure(trainer, pl_module, step, log_at_end_of_epoch)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, step: int, log: LogScalars) -> None:
+        """Measure, and log under the step that Lightning gives to scalars logged now."""
+        if self._run is not None:
             self._run.measure(pl_module, trainer.current_epoch, step, save_every=self.save_sketches)
-            self._reports.log(self.history, trainer, pl_module)
+            self._reports.log(self.history, trainer, pl_module, log)

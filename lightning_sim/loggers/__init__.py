@@ -1,4 +1,4 @@
-"""What loggers get beside the scalars, which Lightning brings them: figures, a layout, summaries, a table.
+"""What loggers get beside the scalars that Lightning brings them: others, figures, a layout, summaries, a table.
 
 A logger that cannot take something is left alone; one that raises is warned about once, by name, and never
 ends the training. All functions do nothing on ranks other than zero.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
-__all__ = ["finish_loggers", "log_figures", "setup_loggers"]
+__all__ = ["finish_loggers", "log_figures", "log_scalars", "setup_loggers"]
 
 # The first that takes a logger is its own.
 _ADAPTERS: tuple[LoggerAdapter, ...] = (
@@ -55,6 +55,16 @@ def setup_loggers(
     for logger, adapter in _adapted(loggers):
         with _going_on(logger):
             adapter.set_up(logger, keys, history, monitor)
+
+
+def log_scalars(loggers: Iterable[Logger], scalars: Mapping[str, float], step: int) -> None:
+    """Give scalars to the loggers where Lightning does not."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    for logger in loggers if getattr(rank_zero_only, "rank", 0) == 0 else ():
+        with _going_on(logger):
+            logger.log_metrics(dict(scalars), step=step)
+            logger.save()
 
 
 def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Figure]], step: int) -> None:

@@ -249,15 +249,13 @@ class SimilarityHistory:
         """Write a record, which `read_history` and ``lightning-sim report`` read.
 
         Args:
-            directory: made when needed; where a record is already, the first free of ``<directory>-1``, ``-2``, ...
-
-        Returns:
-            The directory of the record.
+            directory: made when needed; where there is a record, the first free of ``<directory>-1`` and so on, which
+                is returned.
 
         Raises:
             OSError: if it cannot be written.
         """
-        writer = RecordWriter(Path(directory), self.metadata, self.measurements)
+        writer = RecordWriter(directory, self.metadata, self.measurements)
         try:
             return writer.claim()
         finally:
