@@ -77,10 +77,10 @@ class SimilarityMonitor(Callback):
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A small probe gets
             fewer buckets and more projections in the same memory (:func:`lightning_sim.sketch.sizes_for`).
         every_n_epochs: measure in every n-th epoch (1 unless `every_n_train_steps` is given), at each of its
-            validations: for 2, in the second, the fourth, and so on. An epoch without a validation is not measured where there is a validation loop: under
-            ``Trainer(check_val_every_n_epoch=m)`` the epochs that are multiples of both n and m are, every sixth for
-            ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that EarlyStopping, ModelCheckpoint or
-            ReduceLROnPlateau look at must be logged whenever these do.
+            validations: for 2, in the second, the fourth, and so on. An epoch without a validation is not measured
+            where there is a validation loop: under ``Trainer(check_val_every_n_epoch=m)`` the epochs that are multiples
+            of both n and m are, every sixth for ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that
+            EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them. Scalars
             then have the step of the batch, and are in ``trainer.callback_metrics`` from there on.
         before_training: measure also before the first step, where a trajectory starts; a resumed run has done so.

@@ -69,22 +69,30 @@ def asked_key(
 
 
 def found_matrix(
-    measurements: Sequence[Measurement], measure: str, representation: str, condition: str, epoch: int | None
+    measurements: Sequence[Measurement],
+    measure: str,
+    representation: str,
+    condition: str,
+    epoch: int | None,
+    step: int | None,
 ) -> SimilarityMatrix:
-    """The last matrix of its kind, or the last one of an epoch; refused with those that there are."""
+    """The last matrix of its kind, or the last one of an epoch or step; refused with those that there are."""
     check_asked(measure, None, representation, condition, epoch)
+    if step is not None:
+        check_integer(step, "step", least=0)
     asked = Key(measure, representation, None, condition)
     for measurement in reversed(measurements):  # of which others are not looked at: they may have to be parsed
-        if epoch in (None, measurement.epoch):
+        if epoch in (None, measurement.epoch) and step in (None, measurement.step):
             for matrix in measurement.matrices:
                 if matrix.key == asked:
                     return matrix
     held: dict[Key, dict[int, None]] = {}
     for measurement in measurements:
         for matrix in measurement.matrices:
-            held.setdefault(matrix.key, {})[measurement.epoch] = None
-    known = "; ".join(f"{key.title} at epochs {listed([*epochs])}" for key, epochs in held.items())
-    at = "" if epoch is None else f" at epoch {epoch}"
+            held.setdefault(matrix.key, {})[measurement.epoch if step is None else measurement.step] = None
+    kind = "epoch" if step is None else "step"
+    known = "; ".join(f"{key.title} at {kind}s {listed([*numbers])}" for key, numbers in held.items())
+    at = "".join(f" at {name} {n}" for name, n in (("epoch", epoch), ("step", step)) if n is not None)
     raise ValueError(f"no matrix of {asked.title}{at} in this history; it holds {known or 'no matrices'}")
 
 

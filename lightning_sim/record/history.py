@@ -127,14 +127,20 @@ class SimilarityHistory:
         return Trajectory(key.name, epochs, steps, numbers_of(found, key))
 
     def matrix(
-        self, measure: str = "cka", *, representation: str = "features", epoch: int | None = None, condition: str = ""
+        self,
+        measure: str = "cka",
+        *,
+        representation: str = "features",
+        epoch: int | None = None,
+        step: int | None = None,
+        condition: str = "",
     ) -> SimilarityMatrix:
-        """The layer x layer matrix of one measure: the last one, or the last one of an epoch.
+        """The layer x layer matrix of one measure: the last one, or the last one of an epoch or step.
 
         Raises:
             ValueError: if there is none; the message says which there are.
         """
-        return found_matrix(self.measurements, measure, representation, condition, epoch)
+        return found_matrix(self.measurements, measure, representation, condition, epoch, step)
 
     def correlation(
         self,
