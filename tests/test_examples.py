@@ -1,26 +1,31 @@
-"""Every example runs as a user would run it."""
+"""Every example runs as a user would run it, in a process of its own."""
 
 import os
 import re
-import subprocess
+import runpy
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+
+from tests.processes import Process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name, directory, *arguments):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        cwd=directory,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    process = Process(example, name, directory, arguments)
+    output = process.hear(timeout=240)
+    process.finish()
+    return output
+
+
+def example(pipe, name, directory, arguments):
+    os.chdir(directory)
+    sys.argv = [name, *arguments]
+    with redirect_stdout(StringIO()) as output:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    pipe.send(output.getvalue())
 
 
 def test_finetuning_stops_on_drift_when_the_new_task_is_learnt(tmp_path):

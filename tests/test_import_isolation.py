@@ -1,4 +1,4 @@
-"""Importing a part of the package loads no more than that part needs; each import in a process of its own."""
+"""Importing a part of the package loads no more than that part needs: part after part in one fresh process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning"}
 OPTIONAL = {"matplotlib", "pandas", "sklearn", "tensorboard", "transformers", "wandb"}
 
-# Prints which top-level packages modules of ours asked for by themselves, and which are loaded in the end:
+# Prints after every part which top-level packages our modules asked for by themselves so far, and which are loaded:
 # torchmetrics and Lightning load matplotlib and transformers where they are installed, which hides our own.
 SCRIPT = """
 import builtins, importlib, json, pkgutil, sys
@@ -24,59 +24,61 @@ def record(name, globals=None, locals=None, fromlist=(), level=0):
         asked.add(name.split(".")[0])
     return original(name, globals, locals, fromlist, level)
 
-def import_all_of(package):
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        # The kernel for CUDA devices is written in what torch's builds for them bring along.
-        if not module.name.endswith(("__main__", "triton_fold")):
-            importlib.import_module(module.name)
+def import_all_of(*names):
+    for name in names:
+        package = importlib.import_module(name)
+        for module in pkgutil.walk_packages(package.__path__, name + "."):
+            # The kernel for CUDA devices is written in what torch's builds for them bring along.
+            if not module.name.endswith(("__main__", "triton_fold")):
+                importlib.import_module(module.name)
+
+def say():
+    print(json.dumps([sorted(asked), sorted({name.split(".")[0] for name in sys.modules})]))
 
 builtins.__import__ = record
-%s
-print(json.dumps([sorted(asked), sorted({name.split(".")[0] for name in sys.modules})]))
+import_all_of("lightning_sim.functional", "lightning_sim.sketch")
+say()
+import torchmetrics
+say()
+import_all_of("lightning_sim.metrics")
+say()
+import lightning.pytorch, safetensors.torch
+say()
+import lightning_sim
+for name in lightning_sim.__all__:
+    getattr(lightning_sim, name)
+import_all_of("lightning_sim")
+say()
 """
 
 
-def after(statements: str) -> tuple[set[str], set[str]]:
-    """The packages that ours asked for and all that are loaded after the statements."""
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT % statements]
+@pytest.fixture(scope="module")
+def loads() -> list[tuple[set[str], set[str]]]:
+    """(Asked for, loaded) after functions and sketches, torchmetrics, metrics, lightning, and the whole package."""
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    asked, loaded = json.loads(process.stdout)
-    return set(asked), set(loaded)
+    pairs = [json.loads(line) for line in process.stdout.splitlines()]
+    return [(set(asked), set(loaded)) for asked, loaded in pairs]
 
 
-@pytest.fixture(scope="module")
-def dependencies() -> set[str]:
-    """What the required dependencies load by themselves."""
-    return after("import lightning.pytorch, safetensors.torch, torchmetrics")[1]
-
-
-def test_functions_sketches_and_metrics_need_no_lightning(dependencies: set[str]) -> None:
-    asked, loaded = after(
-        "import lightning_sim.functional, lightning_sim.sketch, lightning_sim.metrics\n"
-        "for part in (lightning_sim.functional, lightning_sim.sketch, lightning_sim.metrics): import_all_of(part)"
-    )
-    assert {"torch", "torchmetrics"} <= asked  # the recording works
-    assert not loaded & LIGHTNING
-    assert not asked & OPTIONAL
-    assert not loaded & OPTIONAL - dependencies
-
-
-def test_functions_and_sketches_need_no_torchmetrics() -> None:
-    _, loaded = after(
-        "import lightning_sim.functional, lightning_sim.sketch\n"
-        "for part in (lightning_sim.functional, lightning_sim.sketch): import_all_of(part)"
-    )
+def test_functions_and_sketches_need_no_torchmetrics(loads: list[tuple[set[str], set[str]]]) -> None:
+    asked, loaded = loads[0]
+    assert "torch" in asked  # the recording works
     assert "lightning_sim" in loaded
     assert not loaded & (LIGHTNING | OPTIONAL | {"torchmetrics"})
 
 
-def test_the_package_needs_no_optional_dependency(dependencies: set[str]) -> None:
-    asked, loaded = after(
-        "import lightning_sim\n"
-        "for name in lightning_sim.__all__: getattr(lightning_sim, name)\n"
-        "import_all_of(lightning_sim)"
-    )
+def test_metrics_need_no_lightning(loads: list[tuple[set[str], set[str]]]) -> None:
+    (_, of_torchmetrics), (asked, loaded) = loads[1:3]
+    assert "torchmetrics" in asked
+    assert not loaded & LIGHTNING
+    assert not asked & OPTIONAL
+    assert not loaded & OPTIONAL - of_torchmetrics
+
+
+def test_the_package_needs_no_optional_dependency(loads: list[tuple[set[str], set[str]]]) -> None:
+    (_, of_dependencies), (asked, loaded) = loads[3:]
     assert {"torch", "lightning", "torchmetrics"} <= asked
     assert not asked & OPTIONAL
-    assert not loaded & OPTIONAL - dependencies
+    assert not loaded & OPTIONAL - of_dependencies

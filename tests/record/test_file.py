@@ -6,10 +6,7 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -160,28 +157,21 @@ def test_a_file_cut_anywhere_holds_the_measurements_committed_before_the_cut(tmp
         assert read_record(cut).measurements == history.measurements[:whole]
 
 
+def write_without_end(pipe, directory: Path) -> None:
+    names = tuple(f"layer{i}" for i in range(60))
+    writer = RecordWriter(directory, {"run": "killed"})
+    for epoch in range(100_000):
+        matrix = SimilarityMatrix("cka", "features", names, names, np.full((60, 60), epoch))
+        writer.append(Measurement(epoch, epoch, {"jsd": epoch}, (matrix,)))
+
+
 def test_a_killed_process_leaves_a_record_that_reads_and_continues(tmp_path: Path) -> None:
-    program = textwrap.dedent(
-        """
-        import sys
-        import numpy as np
-        from lightning_sim.record import Measurement, SimilarityMatrix
-        from lightning_sim.record.file import RecordWriter
-        names = tuple(f"layer{i}" for i in range(60))
-        writer = RecordWriter(sys.argv[1], {"run": "killed"})
-        for epoch in range(100_000):
-            matrix = SimilarityMatrix("cka", "features", names, names, np.full((60, 60), epoch))
-            writer.append(Measurement(epoch, epoch, {"jsd": epoch}, (matrix,)))
-        """
-    )
     path = tmp_path / "record.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
-    try:
-        while process.poll() is None and (not path.exists() or path.stat().st_size < 1_000_000):
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    process = Process(write_without_end, tmp_path)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and (not path.exists() or path.stat().st_size < 1_000_000):
+        time.sleep(0.02)
+    process.kill()
     history = read_record(path)
     epochs = history.epochs
     assert len(epochs) > 10
@@ -311,28 +301,23 @@ def test_a_living_writer_is_not_superseded_and_a_killed_one_does_not_block(tmp_p
     assert files_below(directory) == {path}  # nothing was superseded
 
 
-def test_processes_forked_from_a_writer_do_not_hold_its_record(tmp_path: Path) -> None:
-    program = textwrap.dedent(
-        """
-        import os, signal, sys, time
-        from lightning_sim.record import Measurement
-        from lightning_sim.record.file import RecordWriter
-        writer = RecordWriter(sys.argv[1], {})
-        writer.append(Measurement(0, 0, {"jsd": 0}))
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-        print(child, flush=True)
+def write_and_fork(pipe, directory: Path) -> None:
+    writer = RecordWriter(directory, {})
+    writer.append(Measurement(0, 0, {"jsd": 0}))
+    child = os.fork()
+    if child == 0:
         time.sleep(60)
-        """
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    child = int(process.stdout.readline())
+        os._exit(0)
+    pipe.send(child)
+    time.sleep(60)
+
+
+def test_processes_forked_from_a_writer_do_not_hold_its_record(tmp_path: Path) -> None:
+    process = Process(write_and_fork, tmp_path)
+    child = process.hear()
     try:
         time.sleep(0.3)  # the child's own first steps
         process.kill()
-        process.wait()
-        process.stdout.close()
         assert RecordWriter(tmp_path, {}, [], id_of(tmp_path / "record.jsonl")).claim() == tmp_path
     finally:
         os.kill(child, signal.SIGKILL)

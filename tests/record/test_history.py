@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -384,31 +385,24 @@ def test_ten_thousand_measurements_of_fifty_layers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.float32(history.trajectory("cka", layer=layer).values), expected)
 
 
-def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "extra", "call"),
+    [
+        ("pandas", "pandas", lambda path: SimilarityHistory({}).to_pandas()),
+        ("matplotlib", "plot", lambda path: SimilarityHistory({}).plot()),
+        ("tensorboard", "tensorboard", lambda path: read_history(path, source="tensorboard")),
+        ("wandb", "wandb", lambda path: read_history(path, source="wandb")),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, extra: str, call: Callable[[Path], object]
+) -> None:
     (tmp_path / "events.out.tfevents.1").touch()
     (tmp_path / "run-a.wandb").touch()
-    program = """
-import sys
-sys.modules.update(dict.fromkeys(("pandas", "matplotlib", "tensorboard", "wandb")))
-from lightning_sim.record import SimilarityHistory, read_history
-for call in (
-    SimilarityHistory({}).to_pandas,
-    SimilarityHistory({}).plot,
-    lambda: read_history(sys.argv[1], source="tensorboard"),
-    lambda: read_history(sys.argv[1], source="wandb"),
-):
-    try:
-        call()
-    except ModuleNotFoundError as error:
-        print(error)
-"""
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert len(lines) == 4
-    for line, extra in zip(lines, ("pandas", "plot", "tensorboard", "wandb"), strict=True):
-        assert line.endswith(f"pip install 'lightning-sim[{extra}]'")
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'lightning-sim\[{extra}\]'$"):
+        call(tmp_path)
 
 
 def test_histories_are_written_and_read_without_importing_lightning(tmp_path: Path) -> None:
