@@ -33,16 +33,16 @@ __all__ = ["SimilarityMonitor"]
 class SimilarityMonitor(Callback):
     """Measures, while a network trains, how similar it is to a reference: layer by layer and in its outputs.
 
-    After every validation (after every training epoch where there is no validation loop) the network is run once over
-    a fixed probe, in evaluation mode; every chosen layer is sketched on the way (:class:`lightning_sim.Sketch`), and
-    compared with the reference's sketches, which are made once before the first step. Training is not affected: same
-    weights bit for bit, same random state, no hook left behind.
+    Before the first step and after every validation (after every epoch where there is no validation loop) the network
+    runs once over a fixed probe, in evaluation mode; every chosen layer is sketched on the way
+    (:class:`lightning_sim.Sketch`), and compared with the reference's sketches, which are made once. Training is not
+    affected: same weights bit for bit, same random state, no hook left behind.
 
-    Scalars are logged through Lightning as ``similarity/<measure>/<representation>/<layer>`` and
-    ``similarity/<measure>``, so that EarlyStopping and ModelCheckpoint can monitor them; ``similarity/seconds`` is the
-    time it took. From the fourth measurement on, so are correlations of each layer's similarity with the divergence of
-    the outputs as ``similarity/cka_jsd_pearson/features/<layer>``. Their scatter plots and the layer x layer matrices
-    go to loggers that take figures. All numbers are in `history`, in checkpoints, and in the record
+    Scalars are logged as ``similarity/<measure>/<representation>/<layer>``, with their mean over the layers, and
+    ``similarity/<measure>`` of the outputs, so that EarlyStopping and ModelCheckpoint can monitor them;
+    ``similarity/seconds`` is the time it took. From the fourth measurement on, so is the correlation of each layer's
+    CKA with the divergence of the outputs, ``similarity/cka_jsd_pearson/features/<layer>``. Their scatter plots and the
+    layer x layer matrices go to loggers that take figures. All numbers are in `history`, in checkpoints, and in the record
     ``similarity/record.jsonl`` in the run's directory, the one that ModelCheckpoint finds.
 
     No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
@@ -69,9 +69,9 @@ class SimilarityMonitor(Callback):
             entrywise product of the vectors, ``"elementwise"``, or by ``"transport_map"``, which carries the one to the
             other. Gradients take a backward pass over the probe, and as much memory as one batch does in training.
         num_samples: size of the probe.
-        probe_choice: which samples of the data set these are, always in its order: ``"spaced"``, one of each of
-            `num_samples` equal stretches, which also represents a data set sorted by class; ``"first"``; ``"random"``,
-            by `seed`. Of an iterable data set the first are taken.
+        probe_choice: which samples these are, always in the order of the data set: ``"spaced"``, one of each of
+            `num_samples` equal stretches, also for data sorted by class; ``"first"``, as of an iterable data set in any
+            case; or ``"random"``, by `seed`.
         cache_probe: keep the probe's batches in memory after the first pass, for data that are expensive to load.
         num_buckets: M of the sketches; no collisions, hence exact in the samples, while num_samples <= num_buckets.
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A small probe gets
@@ -81,12 +81,11 @@ class SimilarityMonitor(Callback):
             where there is a validation loop: under ``Trainer(check_val_every_n_epoch=m)`` the epochs that are multiples
             of both n and m are, every sixth for ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that
             EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
-        every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them. Scalars
-            then have the step of the batch, and are in ``trainer.callback_metrics`` from there on.
+        every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them.
         before_training: measure also before the first step, where a trajectory starts; a resumed run has done so.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
-        forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
-            of a tuple, or with the fitting keys of a mapping.
+        forward: ``forward(network, batch)`` gives the output; the default takes the first part of a tuple, or the
+            fitting keys of a mapping.
         beta: gradients are those of the negative log-likelihood, expected under q proportional to p^beta with the
             predicted probabilities p; no labels are needed.
         loss: ``loss(output, batch)`` gives per-sample losses (samples,) whose gradients are taken instead, for
@@ -289,7 +288,7 @@ class SimilarityMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let whoever resumes this run continue its record."""
-        if self._run is not None:
+        if self._run:
             self._run.close()
 
     def _after_epoch(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
