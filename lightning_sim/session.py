@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,9 +18,9 @@ import torchmetrics
 from torch import nn
 
 from lightning_sim._version import __version__
-from lightning_sim.choosing import choose, listing
+from lightning_sim.choosing import Chosen, choose, listing
 from lightning_sim.measures import Key, Measure, Pairs, Side, Values
-from lightning_sim.probe import LostRanksError, Snapshot
+from lightning_sim.probe import LostRanksError, Pairing, Snapshot
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Measurement
 from lightning_sim.settings import Settings
@@ -45,6 +47,7 @@ class Session:
         self._described = settings.reference.describe()
         self._runner = runner
         self._pairs = Pairs({})
+        self._chosen: Chosen
         self._reference = Snapshot()
         self._last: Snapshot | None = None
 
@@ -64,8 +67,9 @@ class Session:
         """
         reference = self.settings.reference
         other = self._other(network)
-        weights = None if reference.saved is not None else reference.weights_for(network)
-        chosen = choose(self.settings, self._runner, network, other, self._gradients() or "")
+        weights = reference.weights_for(network)
+        before = restored["identity"]["layers"] if restored and restored.get("asked") == self._asked() else None
+        chosen = choose(self.settings, self._runner, network, other, self._gradients() or "", weights, before)
         self._fingerprint, self._pairs, self.measures = chosen.fingerprint, chosen.pairs, chosen.measures
         if chosen.saved is not None:
             self._reference = chosen.saved
@@ -75,6 +79,8 @@ class Session:
             self._reference = self._runner.snapshot(
                 other, list(dict.fromkeys(self._pairs.layers.values())), weights=weights, advance=advance
             )
+        constant = self._leave_out_constant(chosen.pairing)
+        self._chosen = replace(chosen, left_out=chosen.left_out | constant)
         if reference.kind != "previous":  # which every measurement replaces
             for sketches in self._reference.sketches.values():
                 for sketch in sketches.values():
@@ -90,6 +96,8 @@ class Session:
         for measure in self.measures:
             side.kept(measure)
         self._require_whole_reference()
+        if self._runner.rank == 0 and (notice := self._chosen.notice()):
+            warnings.warn(f"lightning_sim: {notice}", UserWarning, stacklevel=2)
 
     def measure(
         self,
@@ -137,6 +145,8 @@ class Session:
             "packages": _packages(),
             "reference": self._described,
             "layers": dict(self._pairs.layers),
+            "pairing": self._chosen.pairing.how,
+            "left_out": {"layers": self._chosen.left_out, "measures": self._chosen.without},
             "measures": [measure.name for measure in self.measures],
             "scales": {name: scale.to_state() for m in self.measures for name, scale in m.scales().items()},
             "representations": list(self.settings.representations),
@@ -155,7 +165,8 @@ class Session:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
         remade = self.settings.reference.kind in ("checkpoint", "sketches")
-        return {"identity": self._identity(), "reference": None if remade else self._reference.state_dict()}
+        reference = None if remade else self._reference.state_dict()
+        return {"identity": self._identity(), "asked": self._asked(), "reference": reference}
 
     def _other(self, network: nn.Module) -> nn.Module:
         """Whose forward the reference runs in: its own, or that of the network it was a state of."""
@@ -167,9 +178,7 @@ class Session:
         keep_logits |= any("logits" in measure.needs for measure in self.measures)
         recycled, self._last = self._last, None  # not to be used again should this measurement fail
         try:
-            return self._runner.snapshot(
-                network, layers, keep_logits=keep_logits, advance=advance, recycled=recycled
-            )
+            return self._runner.snapshot(network, layers, keep_logits=keep_logits, advance=advance, recycled=recycled)
         except LostRanksError:
             raise
         except Exception as error:
@@ -225,6 +234,25 @@ class Session:
             "num_projections": self.settings.num_projections,
             "seed": self.settings.seed,
         }
+
+    def _asked(self) -> str:
+        """The layers as they were asked for; which of them are measured may depend on the weights at the start."""
+        return repr(self.settings.layers)
+
+    def _leave_out_constant(self, pairing: Pairing) -> dict[str, str]:
+        """Leave out layers that nobody named and that are the same for every sample in the reference; and why."""
+        constant = {}
+        for layer, counterpart in self._pairs.layers.items():
+            sketch = self._reference.of("features").get(counterpart)
+            problem = sketch.problem() if sketch is not None and sketch.is_finite() else None
+            named = layer in pairing.named or layer.rpartition("[")[0] in pairing.named
+            if not named and (problem is not None or counterpart in self._reference.constant):
+                constant[layer] = f"{problem or 'is constant over the samples'} in the reference"
+        kept = {layer: other for layer, other in self._pairs.layers.items() if layer not in constant}
+        if not kept:
+            raise ValueError(f"no layer is left to measure: {listing(constant)}")
+        self._pairs = replace(self._pairs, layers=kept)
+        return constant
 
     def _gradients(self) -> str | None:
         """Whose gradients are taken, in words."""

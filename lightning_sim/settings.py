@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_sim._arguments import (
@@ -42,19 +42,18 @@ class Settings:
     num_buckets: int
     num_projections: int
     estimator: str
-    forward: Callable[[nn.Module, Any], Any]
+    forward: Any  # callable, once checked
     seed: int
     beta: float = 0.5
-    loss: Callable[[Any, Any], Tensor] | None = None
+    loss: Any = None
     sketch: str = "default"
     pool: str = "flatten"
 
     def __post_init__(self) -> None:
-        check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
-        if self.loss is not None:
-            example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
-            check_callable(self.loss, "loss", example)
+        example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
         checked = {
+            "forward": check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])"),
+            "loss": None if self.loss is None else check_callable(self.loss, "loss", example),
             "layers": _checked_layers(self.layers),
             "representations": check_names(self.representations, "representations", '["features"]'),
             "num_samples": check_integer(self.num_samples, "num_samples", least=MINIMUM_SAMPLES),
@@ -123,8 +122,8 @@ def check_saving(save_sketches: object, sketch: str) -> int:
 
 
 def _checked_layers(layers: object) -> str | tuple[str, ...] | dict[str, str]:
-    """``"auto"``, names and globs, or name -> name of the reference."""
-    if isinstance(layers, str) and layers == "auto":
+    """``"auto"`` or ``"match"``, names and globs, or name -> name of the reference."""
+    if isinstance(layers, str) and layers in ("auto", "match"):
         return layers
     example = '["conv1", "blocks.*"], "auto" or {"mine": "theirs"}; network.named_modules() gives the names'
     if not isinstance(layers, Mapping):

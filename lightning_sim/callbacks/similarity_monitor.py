@@ -60,13 +60,17 @@ class SimilarityMonitor(Callback):
     written from which it is resumed: ``"init"`` is then what was resumed, and a warning says so.
 
     Args:
-        reference: ``"init"``, ``"previous"``, the path of a checkpoint, an ``nn.Module`` or a
-            :class:`lightning_sim.Reference`.
+        reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
+            ``nn.Module`` or a :class:`lightning_sim.Reference`, which says what of a file must fit.
         probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). The first
             `num_samples` samples in dataset order are used.
         layers: names and globs (or one), ``"auto"`` (convolution, linear, embedding, recurrent and attention layers,
             or blocks of them in deep networks), or ``{"mine": "theirs"}`` when the networks name their layers
-            differently.
+            differently; globs in it expand, ``{"encoder.*": "backbone.encoder.*"}``. A name must be measurable; globs
+            and ``"auto"`` leave out what is not, has no counterpart in the reference, or is the same for every sample,
+            and one notice says so. Of networks whose layers have few names in common, ``"auto"`` pairs the layers by
+            relative depth; ``"match"`` pairs those of ``"auto"`` in the order that gives the largest sum of their CKA
+            at the start. The record says which, under ``pairing``.
         measures: of ``"cka"``, ``"nbs"`` (layers), ``"wcka"`` (weights of dense chains), ``"agreement"``, ``"jsd"``,
             ``"rank_correlation"`` (outputs). All of these are the default, and of all of them, also with others named
             beside them, those that the networks allow are measured. Of some of them, one that the networks do not allow
@@ -101,7 +105,8 @@ class SimilarityMonitor(Callback):
             EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the network's output; the default calls the network on the first part
-            of a tuple, or with the fitting keys of a mapping.
+            of a tuple, or with the fitting keys of a mapping but ``labels``, which are the targets. Like `loss` it may
+            be named, ``"package.module:function"``.
         beta: gradients are those of the negative log-likelihood, expected under q proportional to p^beta with the
             predicted probabilities p; no labels are needed.
         loss: ``loss(output, batch)`` gives per-sample losses (samples,) whose gradients are taken instead, for
@@ -145,9 +150,9 @@ class SimilarityMonitor(Callback):
         every_n_epochs: int = 1,
         *,
         estimator: Literal["unbiased", "biased"] = "unbiased",
-        forward: Callable[[nn.Module, Any], Any] = call_network,
+        forward: Callable[[nn.Module, Any], Any] | str = call_network,
         beta: float = 0.5,
-        loss: Callable[[Any, Any], Tensor] | None = None,
+        loss: Callable[[Any, Any], Tensor] | str | None = None,
         sketch: Literal["default", "tang2020"] = "default",
         pool: Literal["flatten", "mean", "first", "last", "tokens"] = "flatten",
         name: str = "similarity",
