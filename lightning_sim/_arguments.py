@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import reprlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from numbers import Integral, Real
+from operator import attrgetter
+from typing import Any
 
 __all__ = [
     "check_callable",
@@ -15,6 +18,7 @@ __all__ = [
     "check_number",
     "check_text",
     "described",
+    "listed",
     "warn_renamed",
 ]
 
@@ -60,10 +64,27 @@ def check_names(value: object, name: str, example: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sorted(names) if isinstance(value, set | frozenset) else names))
 
 
-def check_callable(value: object, name: str, example: str) -> None:
-    """Refuse what cannot be called; `example` shows how it would be."""
-    if not callable(value):
-        raise ValueError(f"`{name}` must be a function, such as {example}; got {described(value)}")
+def check_callable(value: object, name: str, example: str) -> Callable[..., Any]:
+    """A function, also one that is named ``"package.module:function"``; `example` shows one."""
+    found, problem = value, ""
+    if isinstance(value, str):
+        module, _, function = value.partition(":")
+        try:
+            found = attrgetter(function)(import_module(module))
+        except Exception as error:  # importing runs any code
+            problem = f" ({type(error).__name__}: {error})"
+    if not callable(found):
+        raise ValueError(
+            f'`{name}` must be a function, such as {example}, or name one as "package.module:function"; '
+            f"got {described(value)}{problem}"
+        )
+    return found
+
+
+def listed(names: Iterable[str], most: int = 8, separator: str = ", ") -> str:
+    """The first names, and how many there are besides; a message never lists hundreds."""
+    found = list(names)
+    return separator.join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "") or "none"
 
 
 def described(value: object) -> str:

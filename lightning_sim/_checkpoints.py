@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sim._model_folder import weight_files
+
 __all__ = ["load_state_dict", "require_checkpoint"]
 
 _SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
@@ -18,27 +20,17 @@ _ZIP, _END_OF_ZIP, _PICKLE = b"PK\x03\x04", b"PK\x05\x06", b"\x80"
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint file, by name, without executing anything from the file.
+    """The tensors in a checkpoint file, or in a folder's, by name, without executing anything from it.
+
+    Of a file that holds more than a state dict, it is what lies under ``state_dict``, ``model_state_dict`` or
+    ``model``, or else the only mapping of tensors in it.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is damaged or of another kind, holds code objects, or holds no state dict.
+        ValueError: when the file is damaged or of another kind, holds code objects, or holds no state dict or several.
     """
     require_checkpoint(path)
-    try:
-        content = _read(path)
-    except Exception as error:  # damaged bytes lead anywhere; and torch's message advises to run the file's code
-        raise ValueError(_refusal(path, error)) from None
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict; {_SAVE}")
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(map(str, list(state)[:10]))
-        raise ValueError(f"{path} holds no state dict of tensors, its keys are: {keys or 'none'}; {_SAVE}")
-    if any(value.is_meta for value in tensors.values()):
-        raise ValueError(f"{path} holds tensors without values, on the device meta; save the network after loading it")
-    return tensors
+    return {name: value for file in weight_files(path) for name, value in _state_in_file(file).items()}
 
 
 def require_checkpoint(path: Path) -> None:
@@ -46,18 +38,17 @@ def require_checkpoint(path: Path) -> None:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is a folder, cannot be opened, or is of another kind.
+        ValueError: when it is a folder without weights, cannot be opened, or is of another kind.
     """
     if path.is_dir():
-        raise ValueError(
-            f"`reference` {str(path)!r} is a folder, and a checkpoint is one file; those of a run lie in its folder "
-            "checkpoints. Sharded checkpoints (DeepSpeed, FSDP) are made one file by "
-            "`python -m lightning.pytorch.utilities.consolidate_checkpoint FOLDER` or DeepSpeed's zero_to_fp32.py"
-        )
+        for part in weight_files(path):
+            require_checkpoint(part)
+        return
     if path.suffix not in _SUFFIXES:
         raise ValueError(
-            f"`reference` {str(path)!r} is neither \"init\" nor \"previous\" "
-            f"nor a file ending in {', '.join(_SUFFIXES)}"
+            f'`reference` {str(path)!r} is neither "init" nor "previous" '
+            f"nor a file ending in {', '.join(_SUFFIXES)}, nor a folder. A network on a hub is downloaded by you: "
+            "huggingface_hub.snapshot_download(...) gives its folder"
         )
     if not path.is_file():
         broken = " (it is a link that leads nowhere)" if path.is_symlink() else ""
@@ -70,6 +61,42 @@ def require_checkpoint(path: Path) -> None:
     problem = _other_kind(head, path.suffix == ".safetensors")
     if problem is not None:
         raise ValueError(f"{path} {problem}")
+
+
+def _state_in_file(path: Path) -> dict[str, Tensor]:
+    try:
+        content = _read(path)
+    except Exception as error:  # damaged bytes lead anywhere; and torch's message advises to run the file's code
+        raise ValueError(_refusal(path, error)) from None
+    state = content
+    while isinstance(state, Mapping) and (inner := _container(state, path)) is not None:
+        state = state[inner]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict; {_SAVE}")
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(map(str, list(state)[:10]))
+        raise ValueError(f"{path} holds no state dict of tensors, its keys are: {keys or 'none'}; {_SAVE}")
+    if any(value.is_meta for value in tensors.values()):
+        raise ValueError(f"{path} holds tensors without values, on the device meta; save the network after loading it")
+    return tensors
+
+
+def _container(state: Mapping[Any, Any], path: Path) -> Any:
+    """Under which key the state dict lies; None where this is it."""
+    for key in ("state_dict", "model_state_dict", "model"):
+        if key in state and not isinstance(state[key], Tensor):
+            return key
+    if any(isinstance(value, Tensor) for value in state.values()):
+        return None
+    inner = [
+        key
+        for key, part in state.items()
+        if isinstance(part, Mapping) and any(isinstance(value, Tensor) for value in part.values())
+    ]
+    if len(inner) > 1:
+        raise ValueError(f"{path} holds several state dicts, {', '.join(map(str, inner))}; save the one that is meant")
+    return inner[0] if inner else None
 
 
 def _read(path: Path) -> Any:

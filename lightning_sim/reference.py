@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from lightning_sim._arguments import described
+from lightning_sim._arguments import described, listed
 from lightning_sim._checkpoints import load_state_dict, require_checkpoint
+from lightning_sim._fitting import FittedWeights, fit_weights
+from lightning_sim._model_folder import weight_files
 from lightning_sim.probe.samples import tensor_bytes
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, SketchSet, load_sketches
@@ -32,8 +34,11 @@ class Reference:
 
             - ``"init"``: the network as it is when training starts (on resume, as it was then);
             - ``"previous"``: the network at the measurement before;
-            - the path of a Lightning checkpoint (``.ckpt``), or of a state dict (``.safetensors``, ``.pt``, ``.pth``,
-              ``.bin``) of a network built like the monitored one;
+            - the path of a Lightning checkpoint (``.ckpt``), of a state dict (``.safetensors``, ``.pt``, ``.pth``,
+              ``.bin``), or of a folder as Hugging Face libraries save it, of a network built like the monitored one or
+              like a part of it. Wrappers of the one or the other do not matter, adapters that the file lacks are not
+              run, and only the weights that the chosen layers need must be there: without a head's, for instance, the
+              outputs are not compared;
             - the path of a file of sketches (``.safetensors``), as ``SimilarityMonitor(save_sketches=True)`` or
               :func:`lightning_sim.sketch.save_sketches` writes it: the reference's network is not needed;
             - an ``nn.Module`` or ``LightningModule``, of any architecture. It is run in evaluation mode and never
@@ -104,18 +109,19 @@ class Reference:
             return {"kind": self.kind, "class": type(self.module).__name__, "sha256": _sha256_of_weights(self.module)}
         return {"kind": self.kind}
 
-    def weights_for(self, network: nn.Module) -> dict[str, Tensor] | None:
+    def weights_for(self, network: nn.Module) -> FittedWeights | None:
         """The checkpoint's parameters and buffers under the network's names; None where there is no checkpoint.
 
-        Prefixes that wrapping leaves (``_orig_mod.``, ``module.``) are ignored, and a state dict of the only part of
-        the network that it fits (``net``, say) is taken for that part.
+        Names are matched behind whatever wraps the network or stands in the file (``model.``, ``bert.``,
+        ``_orig_mod.``, ``base_model.model.``). A file of a part of the network is taken for that part; what it lacks is
+        NaN, so that what depends on it cannot be taken for the file's.
 
         Raises:
-            ValueError: when the file cannot be read safely, or the keys or shapes do not fit, with their names.
+            ValueError: when the file cannot be read safely, or few weights fit, with the nearest names.
         """
         if self.path is None or self.saved is not None:
             return None
-        return _fitted(load_state_dict(self.path), network, self.path)
+        return fit_weights(load_state_dict(self.path), network, self.path)
 
     def snapshot(
         self,
@@ -160,50 +166,6 @@ class Reference:
         return Snapshot(sketches, logits, output_problem=problem)
 
 
-def _fitted(state: Mapping[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
-    current = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    names = {_plain(name): name for name in current}
-    wanted = {plain: current[name] for plain, name in names.items()}
-    given = {_plain(name): value for name, value in state.items()}
-    candidate = next((renamed for renamed in _renamings(given, network) if renamed.keys() == wanted.keys()), given)
-    missing = sorted(wanted.keys() - candidate.keys())
-    unexpected = sorted(candidate.keys() - wanted.keys())
-    reshaped = sorted(
-        f"{name} {tuple(candidate[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & candidate.keys()
-        if candidate[name].shape != wanted[name].shape
-    )
-    if missing or unexpected or reshaped:
-        raise ValueError(
-            f"the state dict in {path} does not fit {type(network).__name__}: "
-            f"missing {_some(missing)}; unexpected {_some(unexpected)}; of another shape {_some(reshaped)}. "
-            "To compare with another architecture, pass the reference as an nn.Module"
-        )
-    return {
-        names[plain]: candidate[plain].to(device=value.device, dtype=value.dtype)
-        for plain, value in wanted.items()
-    }
-
-
-def _renamings(given: Mapping[str, Tensor], network: nn.Module) -> Iterator[Mapping[str, Tensor]]:
-    """The state dict as it is, then as that of a part of the network, then as that of something around it."""
-    yield given
-    for child, _ in network.named_children():
-        yield {f"{child}.{name}": value for name, value in given.items()}
-    first = next(iter(given)).partition(".")[0]
-    if all(name.startswith(f"{first}.") for name in given):
-        yield {name.removeprefix(f"{first}."): value for name, value in given.items()}
-
-
-def _plain(name: str) -> str:
-    # What torch.compile and DataParallel put in front of the names of what they wrap.
-    return name.replace("_orig_mod.", "").removeprefix("module.")
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
-
-
 def _require_values(module: nn.Module) -> None:
     lacking = [
         name
@@ -212,16 +174,17 @@ def _require_values(module: nn.Module) -> None:
     ]
     if lacking:
         raise ValueError(
-            f"the reference {type(module).__name__} has no values for {_some(lacking)}: they are on the device meta or "
-            "of a lazy module; load its weights, or run it once, before training"
+            f"the reference {type(module).__name__} has no values for {listed(lacking)}: they are on the device meta "
+            "or of a lazy module; load its weights, or run it once, before training"
         )
 
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for part in weight_files(path):
+        with part.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,9 +18,9 @@ import torchmetrics
 from torch import nn
 
 from lightning_sim._version import __version__
-from lightning_sim.choosing import choose, listing
+from lightning_sim.choosing import Chosen, choose, listing
 from lightning_sim.measures import Key, Measure, Pairs, Side, Values
-from lightning_sim.probe import LostRanksError, Snapshot, isolated_random_state
+from lightning_sim.probe import LostRanksError, Pairing, Snapshot, isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Measurement
 from lightning_sim.settings import Settings
@@ -46,6 +48,7 @@ class Session:
         self._described = settings.reference.describe()
         self._runner = runner
         self._pairs = Pairs({})
+        self._chosen: Chosen
         self._reference = Snapshot()
         self._last: Snapshot | None = None
 
@@ -66,11 +69,13 @@ class Session:
         reference = self.settings.reference
         other = self._other(network)
         weights = reference.weights_for(network)
+        before = restored["identity"]["layers"] if restored and restored.get("asked") == self._asked() else None
         with isolated_random_state(self.settings.seed):
             self._fingerprint = self._runner.probe.fingerprint()
         samples, empty = self._runner.probe.size, self._runner.make_sketch()
         saved = reference.snapshot(self._fingerprint, samples, empty, self.settings.sketched, self._gradients() or "")
-        self._pairs, self.measures = choose(self.settings, self._runner, network, other, saved)
+        chosen = choose(self.settings, self._runner, network, other, saved, weights, before)
+        self._pairs, self.measures = chosen.pairs, chosen.measures
         self._reference = saved or Snapshot()
         if restored is not None:
             self._take_over(restored)
@@ -80,6 +85,8 @@ class Session:
             self._reference = self._runner.snapshot(
                 other, list(dict.fromkeys(self._pairs.layers.values())), weights=weights, advance=advance
             )
+        constant = self._leave_out_constant(chosen.pairing)
+        self._chosen = replace(chosen, left_out=chosen.left_out | constant)
         if reference.kind != "previous":  # which every measurement replaces
             for sketches in self._reference.sketches.values():
                 for sketch in sketches.values():
@@ -96,6 +103,8 @@ class Session:
             side.kept(measure)
         if not (taken_over and reference.kind == "previous"):  # which the next measurement replaces
             self._require_whole_reference()
+        if self._runner.rank == 0 and (notice := self._chosen.notice()):
+            warnings.warn(f"lightning_sim: {notice}", UserWarning, stacklevel=2)
 
     def measure(
         self,
@@ -144,6 +153,8 @@ class Session:
             "packages": _packages(),
             "reference": self._described,
             "layers": dict(self._pairs.layers),
+            "pairing": self._chosen.pairing.how,
+            "left_out": {"layers": self._chosen.left_out, "measures": self._chosen.without},
             "measures": [measure.name for measure in self.measures],
             "scales": {name: scale.to_state() for m in self.measures for name, scale in m.scales().items()},
             "representations": list(self.settings.representations),
@@ -166,7 +177,8 @@ class Session:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
         remade = self.settings.reference.kind in ("checkpoint", "sketches")
-        return {"identity": self._identity(), "reference": None if remade else self._reference.state_dict()}
+        reference = None if remade else self._reference.state_dict()
+        return {"identity": self._identity(), "asked": self._asked(), "reference": reference}
 
     def _other(self, network: nn.Module) -> nn.Module:
         """Whose forward the reference runs in: its own, or that of the network it was a state of."""
@@ -243,6 +255,25 @@ class Session:
             "num_projections": self.settings.num_projections,
             "seed": self.settings.seed,
         }
+
+    def _asked(self) -> str:
+        """The layers as they were asked for; which of them are measured may depend on the weights at the start."""
+        return repr(self.settings.layers)
+
+    def _leave_out_constant(self, pairing: Pairing) -> dict[str, str]:
+        """Leave out layers that nobody named and that are the same for every sample in the reference; and why."""
+        constant = {}
+        for layer, counterpart in self._pairs.layers.items():
+            sketch = self._reference.of("features").get(counterpart)
+            problem = sketch.problem() if sketch is not None and sketch.is_finite() else None
+            named = layer in pairing.named or layer.rpartition("[")[0] in pairing.named
+            if not named and (problem is not None or counterpart in self._reference.constant):
+                constant[layer] = f"{problem or 'is constant over the samples'} in the reference"
+        kept = {layer: other for layer, other in self._pairs.layers.items() if layer not in constant}
+        if not kept:
+            raise ValueError(f"no layer is left to measure: {listing(constant)}")
+        self._pairs = replace(self._pairs, layers=kept)
+        return constant
 
     def _gradients(self) -> str | None:
         """Whose gradients are taken, in words."""

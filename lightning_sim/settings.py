@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_sim._arguments import (
@@ -45,10 +45,10 @@ class Settings:
     num_buckets: int = 1024
     num_projections: int = 1024
     estimator: str = "unbiased"
-    forward: Callable[[nn.Module, Any], Any] = call_network
+    forward: Any = call_network  # callable, once checked
     seed: int = 0
     beta: float = 0.5
-    loss: Callable[[Any, Any], Tensor] | None = None
+    loss: Any = None
     sketch: str = "default"
     pool: str = "flatten"
     probe_choice: str = "spaced"
@@ -56,11 +56,10 @@ class Settings:
     on_error: str = "warn"
 
     def __post_init__(self) -> None:
-        check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])")
-        if self.loss is not None:
-            example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
-            check_callable(self.loss, "loss", example)
+        example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
         checked = {
+            "forward": check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])"),
+            "loss": None if self.loss is None else check_callable(self.loss, "loss", example),
             "layers": _checked_layers(self.layers),
             "representations": check_names(self.representations, "representations", '["features"]'),
             "num_samples": check_integer(self.num_samples, "num_samples", least=MINIMUM_SAMPLES),
@@ -150,8 +149,8 @@ def check_saving(save_sketches: object, sketch: str) -> int:
 
 
 def _checked_layers(layers: object) -> str | tuple[str, ...] | dict[str, str]:
-    """``"auto"``, names and globs, or name -> name of the reference."""
-    if isinstance(layers, str) and layers == "auto":
+    """``"auto"`` or ``"match"``, names and globs, or name -> name of the reference."""
+    if isinstance(layers, str) and layers in ("auto", "match"):
         return layers
     example = '["conv1", "blocks.*"], "auto" or {"mine": "theirs"}; network.named_modules() gives the names'
     if not isinstance(layers, Mapping):

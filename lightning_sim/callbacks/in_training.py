@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning_sim.probe import call_network, isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.settings import Settings
 
-__all__ = ["probe_runner", "require_runnable", "whose_weights"]
+__all__ = ["probe_runner", "require_own_name", "require_runnable", "whose_weights"]
 
 _SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 _AVERAGING: Any = getattr(callbacks, "WeightAveraging", ())  # lightning >= 2.6
@@ -55,6 +56,16 @@ def require_runnable(trainer: Trainer, network: LightningModule, settings: Setti
             f"{type(network).__name__} defines no forward(); define it, or say how to run the network with "
             "SimilarityMonitor(..., forward=lambda network, batch: network.model(batch[0]))"
         )
+
+
+def require_own_name(names: Sequence[str]) -> None:
+    """Refuse two monitors of one name among those of a Trainer."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two of the Trainer's monitors have the name {name!r}; give each its own, "
+                f'SimilarityMonitor(..., name="{name}_2") for instance'
+            )
 
 
 def whose_weights(trainer: Trainer, monitor: Callback) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_sim.callbacks.in_training import probe_runner, require_runnable, whose_weights
+from lightning_sim.callbacks.in_training import probe_runner, require_own_name, require_runnable, whose_weights
 from lightning_sim.callbacks.keywords import formerly_positional
 from lightning_sim.callbacks.logged import LogScalars, log_at_end_of_epoch, log_at_step, log_before_training
 from lightning_sim.callbacks.progress import measuring_bar
@@ -40,24 +40,25 @@ class SimilarityMonitor(Callback):
 
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>``, with their mean over the layers, and
     ``similarity/<measure>`` of the outputs, so that EarlyStopping and ModelCheckpoint can monitor them;
-    ``similarity/seconds`` is the time it took. From the fourth measurement on, so is the correlation of each layer's
-    CKA with the divergence of the outputs, ``similarity/cka_jsd_pearson/features/<layer>``. Their scatter plots and the
-    layer x layer matrices go to loggers that take figures. All numbers are in `history`, in checkpoints, and in the record
+    ``similarity/seconds`` is the time it took, and from the fourth measurement on ``similarity/cka_jsd_pearson/...`` the
+    correlation of each layer's CKA with the divergence of the outputs. Scatter plots and layer x layer matrices go to
+    loggers that take figures. All numbers are in `history`, in checkpoints, and in the record
     ``similarity/record.jsonl`` in the run's directory, the one that ModelCheckpoint finds.
 
     No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
     A resumed run, and a further `fit` of the same Trainer and network, continues history and record, and keeps the
-    first ``"init"``; what the record holds of after the checkpoint is kept beside it, as ``record-1.jsonl``. Where it
-    is gone, or another process is writing it, a new one holds all of the history. With another Trainer, network or
-    probe, or a checkpoint that knows nothing of this monitor, all begins anew; where that is not the start, it warns.
+    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer, network
+    or probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning but at the start.
 
     Args:
-        reference: ``"init"``, ``"previous"``, the path of a checkpoint, an ``nn.Module`` or a
-            :class:`lightning_sim.Reference`. All other arguments are given by keyword.
+        reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
+            ``nn.Module`` or a :class:`lightning_sim.Reference`. All other arguments are given by keyword.
         probe: a DataLoader or Dataset; None takes the validation set (the training set where there is none). A
             loader's `num_workers` load it, and its sampler is not used.
-        layers: names and globs (or one), ``{"mine": "theirs"}`` when the networks name their layers differently, or
-            ``"auto"``: convolution, linear, embedding, recurrent and attention layers, or blocks of them.
+        layers: names and globs (or one), ``{"mine": "theirs"}`` when the networks name their layers differently,
+            ``"auto"``: convolution, linear, embedding, recurrent and attention layers, or blocks of them, paired by
+            relative depth where few names are in common; or ``"match"``, these in the order with the largest sum of CKA
+            at the start. Globs and ``"auto"`` leave out, with a notice, what cannot be measured or is constant.
         measures: one or several names of :data:`lightning_sim.measures.MEASURES`, functions of two feature matrices,
             torchmetrics metrics, or :class:`lightning_sim.measures.Measure` objects. Of the default ones, ``"cka"``,
             ``"nbs"`` (layers), ``"wcka"`` (weights of chains of dense layers), ``"agreement"``, ``"jsd"`` and
@@ -85,7 +86,7 @@ class SimilarityMonitor(Callback):
         before_training: measure also before the first step, where a trajectory starts; a resumed run has done so.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the output; the default takes the first part of a tuple, or the
-            fitting keys of a mapping.
+            fitting keys of a mapping but ``labels``. Like `loss` it may be named, ``"package.module:function"``.
         beta: gradients are those of the negative log-likelihood, expected under q proportional to p^beta with the
             predicted probabilities p; no labels are needed.
         loss: ``loss(output, batch)`` gives per-sample losses (samples,) whose gradients are taken instead, for
@@ -101,8 +102,8 @@ class SimilarityMonitor(Callback):
         save_sketches: write the sketches and outputs of every (or every n-th) measurement to ``sketches/`` beside the
             record, for ``lightning-sim compare`` and as a later reference; 4.2 MB a layer at the default sizes.
         seed: of the sketches' hashes and of random transforms of the probe.
-        on_error: ``"warn"``: a measurement that fails is warned about once and logged as NaN; ``"raise"``: it ends the
-            training. So does, in any case, a process that is lost during a measurement.
+        on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
+            process that is lost during a measurement does in any case.
 
     Raises:
         ValueError: for settings that cannot work, here or before the first training step, with what would work.
@@ -131,9 +132,9 @@ class SimilarityMonitor(Callback):
         every_n_train_steps: int | None = None,
         before_training: bool = True,
         estimator: Literal["unbiased", "biased"] = "unbiased",
-        forward: Callable[[nn.Module, Any], Any] = call_network,
+        forward: Callable[[nn.Module, Any], Any] | str = call_network,
         beta: float = 0.5,
-        loss: Callable[[Any, Any], Tensor] | None = None,
+        loss: Callable[[Any, Any], Tensor] | str | None = None,
         sketch: Literal["default", "tang2020"] = "default",
         pool: Literal["flatten", "mean", "first", "last", "tokens"] = "flatten",
         probe_choice: Literal["spaced", "first", "random"] = "spaced",
@@ -197,12 +198,8 @@ class SimilarityMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse two monitors of one name, which would log and write under the same names."""
-        monitors = [callback for callback in trainer.callbacks if isinstance(callback, SimilarityMonitor)]  # type: ignore[attr-defined]
-        if sum(monitor.name == self.name for monitor in monitors) > 1:
-            raise ValueError(
-                f"two of the Trainer's monitors have the name {self.name!r}; give each its own, "
-                f'SimilarityMonitor(..., name="{self.name}_2") for instance'
-            )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        require_own_name([monitor.name for monitor in callbacks if isinstance(monitor, SimilarityMonitor)])
 
     # Not an override in Lightning's eyes, which would refuse two monitors of one name before `setup` can, and without
     # saying what to do.

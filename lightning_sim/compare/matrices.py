@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim._arguments import listed
 from lightning_sim._checks import check_choice
 from lightning_sim.compare.sources import SketchedRun
 from lightning_sim.measures import MEASURES, LayerMeasure, Pairs
@@ -125,7 +126,7 @@ def run_rows(
         layers = [name for name in held if name in other] if layer is None else [layer]
         sides = ((held, first), (other, second))
         if not layers:
-            raise ValueError(f"{first} and {second} have no layer of the same name: {_some(held)}; {_some(other)}")
+            raise ValueError(f"{first} and {second} have no layer of the same name: {listed(held)}; {listed(other)}")
         _require_common_samples(*([_layer(side, name, run) for name in layers] for side, run in sides))
         for name in layers:
             row, column = ({f"{name} of {run}": side[name]} for side, run in sides)
@@ -214,10 +215,5 @@ def _over_epochs(run: SketchedRun, layer: str, representation: str) -> tuple[dic
 
 def _layer(sketches: Mapping[str, Sketch], layer: str, where: str) -> Sketch:
     if layer not in sketches:
-        raise ValueError(f"there is no layer {layer!r} in {where}; it has {_some(sketches)}")
+        raise ValueError(f"there is no layer {layer!r} in {where}; it has {listed(sketches)}")
     return sketches[layer]
-
-
-def _some(names: Mapping[str, Sketch], most: int = 12) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -17,19 +17,31 @@ __all__ = ["call_network", "find_logits", "without_logits"]
 def call_network(network: nn.Module, batch: Any) -> Any:
     """The network on the inputs of a batch: the first part of a tuple or list, the fitting keys of a mapping.
 
-    A mapping is passed as keyword arguments, without the keys (labels, as a rule) that `forward` does not take; when
-    `forward` takes none of the keys, the mapping itself is passed. Anything else is passed as it is.
+    A mapping is passed as keyword arguments, without the keys that `forward` does not take; when `forward` takes none
+    of the keys, the mapping itself is passed. Anything else is passed as it is. ``labels`` are the targets: a network
+    gets them only if its `forward` requires them, or if it is an encoder and decoder whose decoder starts from them.
     """
     if isinstance(batch, Mapping):
-        parameters = inspect.signature(network.forward).parameters.values()
-        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-            return network(**batch)
-        names = {parameter.name for parameter in parameters}
-        arguments = {name: value for name, value in batch.items() if name in names}
-        return network(**arguments) if arguments else network(batch)
+        parameters = inspect.signature(network.forward).parameters
+        takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        arguments = {name: value for name, value in batch.items() if takes_all or name in parameters}
+        if not arguments:
+            return network(batch)
+        if "labels" in arguments and not _needs_labels(network, batch, parameters.get("labels")):
+            del arguments["labels"]
+        return network(**arguments)
     if isinstance(batch, tuple | list):
         return network(batch[0])
     return network(batch)
+
+
+def _needs_labels(network: nn.Module, batch: Mapping[str, Any], parameter: inspect.Parameter | None) -> bool:
+    if parameter is not None and parameter.default is inspect.Parameter.empty:
+        return True
+    if not {"decoder_input_ids", "decoder_inputs_embeds"}.isdisjoint(batch):
+        return False
+    configurations = (getattr(module, "config", None) for module in network.modules())
+    return any(getattr(configuration, "is_encoder_decoder", False) for configuration in configurations)
 
 
 def find_logits(output: Any) -> Tensor | None:

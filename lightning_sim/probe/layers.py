@@ -1,15 +1,17 @@
-"""Which layers of a network are measured: by name, glob, automatically, or paired with another network's."""
+"""Which layers of a network are measured: by name, glob, or automatically."""
 
 from __future__ import annotations
 
 import difflib
-import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torchmetrics import Metric
 
-__all__ = ["named_layers", "pair_layers", "plain_name", "select_layers"]
+from lightning_sim._arguments import listed
+
+__all__ = ["glob_pattern", "named_layers", "nearest_names", "plain_name", "select_layers", "unknown_layer"]
 
 MAXIMUM_AUTOMATIC_LAYERS = 16
 
@@ -44,39 +46,12 @@ def select_layers(network: nn.Module, layers: str | Sequence[str]) -> list[str]:
     available = list(named_layers(network))
     chosen: set[str] = set()
     for pattern in patterns:
-        matched = [pattern] if pattern in available else fnmatch.filter(available, pattern)
+        whole = glob_pattern(pattern)
+        matched = [pattern] if pattern in available else [name for name in available if whole.fullmatch(name)]
         if not matched:
-            raise ValueError(_unknown_layer(pattern, available))
+            raise ValueError(unknown_layer(pattern, available))
         chosen.update(matched)
     return [name for name in available if name in chosen]
-
-
-def pair_layers(
-    network: nn.Module, reference: nn.Module | Sequence[str], layers: str | Sequence[str] | Mapping[str, str]
-) -> dict[str, str]:
-    """Which layer of the reference every chosen layer of the network is compared with.
-
-    A mapping says it. Otherwise layers are paired by name; where one network is wrapped (``net.conv1`` here, ``conv1``
-    there) by the only layer of the reference whose name ends alike. Of a reference of which only the names of its
-    layers are known, ``"auto"`` takes those that the network has as well.
-
-    Raises:
-        ValueError: for a layer that does not exist, or has no counterpart in the reference.
-    """
-    theirs = list(named_layers(reference)) if isinstance(reference, nn.Module) else list(reference)
-    if layers == "auto" and not isinstance(reference, nn.Module):
-        layers = [name for name in named_layers(network) if name in theirs] or "auto"
-    if isinstance(layers, Mapping):
-        if not layers:
-            raise ValueError("`layers` is an empty mapping; pass {layer of the network: layer of the reference}")
-        mine = list(named_layers(network))
-        for name, other in layers.items():
-            if name not in mine:
-                raise ValueError(_unknown_layer(name, mine))
-            if other not in theirs:
-                raise ValueError(_unknown_layer(other, theirs, where="the reference"))
-        return {name: layers[name] for name in mine if name in layers}
-    return {name: _counterpart(name, theirs) for name in select_layers(network, layers)}
 
 
 def named_layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -101,17 +76,19 @@ def plain_name(name: str) -> str:
 def _automatic_layers(network: nn.Module) -> list[str]:
     modules = named_layers(network)
     available = list(modules)
-    # What lies inside an attention module is not called by itself, its output projection least of all.
-    closed = [name for name in available if isinstance(modules[name], nn.MultiheadAttention)]
+    # What lies inside an attention module is not called by itself, its output projection least of all; and a layer with
+    # an adapter around it stands for both.
+    closed = [name for name in available if isinstance(modules[name], nn.MultiheadAttention) or _adapted(modules[name])]
     weighted = [
         name
         for name in available
-        if isinstance(modules[name], _WEIGHTED) and not any(name.startswith(f"{outer}.") for outer in closed)
+        if (isinstance(modules[name], _WEIGHTED) or _adapted(modules[name]))
+        and not any(name.startswith(f"{outer}.") for outer in closed)
     ]
     if not weighted:
         raise ValueError(
             f'`layers="auto"` found no convolution, linear, embedding, recurrent or attention layer in '
-            f"{type(network).__name__}; name the layers to measure. Available: {_listing(available)}"
+            f"{type(network).__name__}; name the layers to measure. Available: {listed(available)}"
         )
     if len(weighted) <= MAXIMUM_AUTOMATIC_LAYERS:
         return weighted
@@ -121,6 +98,11 @@ def _automatic_layers(network: nn.Module) -> list[str]:
         return chosen
     last = len(chosen) - 1
     return [chosen[round(i * last / (MAXIMUM_AUTOMATIC_LAYERS - 1))] for i in range(MAXIMUM_AUTOMATIC_LAYERS)]
+
+
+def _adapted(module: nn.Module) -> bool:
+    """Whether PEFT has wrapped a weighted layer in this module."""
+    return any(isinstance(module._modules.get(name), _WEIGHTED) for name in ("base_layer", "original_module"))
 
 
 def _blocks(weighted: Sequence[str], modules: Mapping[str, nn.Module]) -> list[str]:
@@ -144,28 +126,28 @@ def _blocks(weighted: Sequence[str], modules: Mapping[str, nn.Module]) -> list[s
     return list(dict.fromkeys(blocks))
 
 
-def _counterpart(name: str, theirs: Sequence[str]) -> str:
-    if name in theirs:
-        return name
-    alike = [other for other in theirs if name.endswith(f".{other}")] or [
-        other for other in theirs if other.endswith(f".{name}")
-    ]
-    # "net.block.conv" ends like "block.conv" and like "conv": the longest says most.
-    longest = [other for other in alike if len(other) == max(map(len, alike))]
-    if len(longest) == 1:
-        return longest[0]
-    raise ValueError(
-        f"{_unknown_layer(name, theirs, where='the reference')}. Pair layers that are named differently with "
-        "layers={'name in the network': 'name in the reference'}"
+def glob_pattern(glob: str, question: str = ".") -> re.Pattern[str]:
+    """What a glob matches, with a group for each of its wildcards; `question` is what ``?`` stands for."""
+    wild = {"*": ".*", "?": question}
+    pieces = re.split(r"(\*|\?|\[[^\]]+\])", glob)  # every second one is a wildcard
+    return re.compile(
+        "".join(
+            f"({wild.get(piece, piece.replace('[!', '[^'))})" if place % 2 else re.escape(piece)
+            for place, piece in enumerate(pieces)
+        )
     )
 
 
-def _unknown_layer(name: str, available: Sequence[str], where: str = "the network") -> str:
-    nearest = difflib.get_close_matches(name, available, n=3, cutoff=0.5)
+def unknown_layer(name: str, available: Sequence[str], where: str = "the network") -> str:
+    """That there is no such layer, and the nearest ones that there are."""
+    nearest = nearest_names(name, available)
     hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
     what = "no layer matches the glob" if any(c in name for c in "*?[") else "there is no layer"
-    return f"{what} {name!r} in {where}.{hint} Available: {_listing(available)}"
+    return f"{what} {name!r} in {where}.{hint} Available: {listed(available)}"
 
 
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
+def nearest_names(name: str, available: Sequence[str]) -> list[str]:
+    """Up to three names like this one; those that end in it or in which it ends come first."""
+    ending = [other for other in available if other.endswith(f".{name}") or name.endswith(f".{other}")]
+    close = difflib.get_close_matches(name, available, n=3, cutoff=0.5)
+    return list(dict.fromkeys((*sorted(ending, key=len), *close)))[:3]

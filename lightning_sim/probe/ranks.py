@@ -96,9 +96,11 @@ def add_ranks(
     with _in_step():
         # Rank 0 always has samples, so that what it could not sketch, no rank could.
         found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, (snapshot.problems, snapshot.gradient_problems, snapshot.output_problem))
+        varying = set(snapshot.order) - snapshot.constant
+        dist.all_gather_object(found, (snapshot.problems, snapshot.gradient_problems, snapshot.output_problem, varying))
         snapshot.problems, snapshot.gradient_problems, snapshot.output_problem = {}, {}, None
-        for problems, gradient_problems, output_problem in found:
+        for problems, gradient_problems, output_problem, varying in found:
+            snapshot.constant -= varying
             snapshot.problems = problems | snapshot.problems
             snapshot.gradient_problems = gradient_problems | snapshot.gradient_problems
             snapshot.output_problem = snapshot.output_problem or output_problem

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_sim._adapters import only_adapters_with_weights
 from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
@@ -56,8 +57,15 @@ class ProbeRunner:
     objective: Objective | None = None
     pool: str = "flatten"
 
-    def try_first_batch(self, network: nn.Module, layers: Sequence[str]) -> Snapshot:
+    def try_first_batch(
+        self, network: nn.Module, layers: Sequence[str], weights: Mapping[str, Tensor] | None = None
+    ) -> Snapshot:
         """Features of the first batch alone, the same on every rank: which layers run, and what comes out.
+
+        Args:
+            network: in any mode.
+            layers: names.
+            weights: to run with, instead of the network's own.
 
         Raises:
             ValueError: when the network would get its weights by this run.
@@ -66,7 +74,7 @@ class ProbeRunner:
         if lazy := [name for name, value in tensors if is_lazy(value)]:
             raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
         batches = self.probe.first_batch(self.world_size)
-        return self._snapshot(network, layers, batches, representations=("features",))
+        return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
 
     def find_chain(self, network: nn.Module) -> list[str]:
         """The network's linear layers in the order in which they run on the first batch.
@@ -217,6 +225,7 @@ class ProbeRunner:
         with (
             torch.inference_mode(False),
             substituted_buffers(network, weights),
+            only_adapters_with_weights(network, weights),
             _on_device(network, self.device),
             uncompiled(),
             isolated_random_state(self.seed),

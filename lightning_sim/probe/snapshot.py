@@ -34,6 +34,8 @@ class Snapshot:
         gradient_problems: layer -> why its gradients could not.
         output_problem: what was wrong with the network's output.
         kept: measure -> what it keeps of the network beside all this.
+        order: the layers as they ended.
+        constant: layers that gave the same for every sample, before padding is taken out.
     """
 
     sketches: dict[str, dict[str, Sketch]] = field(default_factory=dict)
@@ -42,6 +44,8 @@ class Snapshot:
     gradient_problems: dict[str, str] = field(default_factory=dict)
     output_problem: str | None = None
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    constant: set[str] = field(default_factory=set)
     _combined: dict[tuple[str, str], Summary] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,9 +137,9 @@ def take_snapshot(
     ids = torch.zeros(0, dtype=torch.int64)
     mask: Tensor | None = None
     logits: list[Tensor] = []
-    ran: set[str] = set()
     hashes: HashedSamples | None = None
     captured: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}
     with_gradients = [name for name in representations if REPRESENTATIONS[name].needs_gradients]
     objective = objective or expected_loss()
 
@@ -169,11 +173,17 @@ def take_snapshot(
             snapshot.problems[name] = str(error)
 
     def receive(name: str, output: Tensor | None) -> None:
-        ran.add(name)
+        if name not in snapshot.order:
+            snapshot.order.append(name)
         problem = _problem(output, ids)
         if problem is not None or output is None:
             snapshot.problems.setdefault(name, problem or "returned no tensor")
             return
+        if name not in first:
+            first[name] = output[:1].detach().clone()
+            snapshot.constant.add(name)
+        if name in snapshot.constant and not _repeats(output, first[name]):
+            snapshot.constant.discard(name)
         if "features" in representations:
             sketch(["features"], name, output, output)
         if with_gradients:
@@ -207,7 +217,7 @@ def take_snapshot(
             del output  # with its graph, before the next one is made
     if len(ids):
         for name in layers:
-            if name not in ran:
+            if name not in snapshot.order:
                 snapshot.problems[name] = "did not run in the network's forward"
     for representation, sketches in snapshot.sketches.items():
         for name in [name for name in sketches if snapshot.not_sketched(name, representation) is not None]:
@@ -218,9 +228,7 @@ def take_snapshot(
     return snapshot
 
 
-def _keep_logits(
-    output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot
-) -> None:
+def _keep_logits(output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot) -> None:
     found = find_logits(output)
     problem = without_logits(output) if found is None else _problem(found, ids)
     if problem is None and found is not None and found.ndim == 3:
@@ -233,6 +241,15 @@ def _keep_logits(
         return
     # From CUDA devices into pinned memory, so that the next batch does not wait for it.
     logits.append(found.detach().float().to("cpu", non_blocking=found.is_cuda))
+
+
+def _repeats(output: Tensor, first: Tensor) -> bool:
+    """Whether every sample is like the first one; of sequences of another length, like the first of the batch."""
+    if output.shape[1:] != first.shape[1:]:
+        first = output[:1]
+        if len(output) == 1:
+            return False
+    return bool((output == first).all())
 
 
 def _problem(output: Tensor | None, ids: Tensor) -> str | None:

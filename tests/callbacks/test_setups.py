@@ -147,6 +147,7 @@ SETUPS = {
 @pytest.mark.filterwarnings("ignore:.*overfit.*")
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 @pytest.mark.filterwarnings("ignore:.*barebones.*")
+@pytest.mark.filterwarnings("ignore:lightning_sim. not measured. net.0, net.3, net.8 .did not run")
 @pytest.mark.filterwarnings("ignore:.*`IterableDataset` has `__len__` defined.*")
 def test_the_same_training_bit_for_bit(tmp_path, name):
     kind, options = SETUPS[name]
@@ -165,7 +166,8 @@ def test_the_same_training_bit_for_bit(tmp_path, name):
 
 def test_a_reused_layer_is_measured_use_by_use(tmp_path):
     monitor = SimilarityMonitor()
-    network = train(Reused, tmp_path, [monitor])
+    with pytest.warns(UserWarning, match=r"not measured: net.0, net.3, net.8 \(did not run"):
+        network = train(Reused, tmp_path, [monitor])
     assert monitor.history.layers == ["square", "square[1]", "last"]
     seed_everything(1, verbose=False)
     start = Reused()

@@ -306,7 +306,7 @@ def test_an_exception_in_the_forward_is_logged_as_nan_and_leaves_no_trace(tmp_pa
         ({"probe": TensorDataset(torch.zeros(0, 1, 8, 8))}, "0 samples.*at least 4.*empty"),
         ({"probe": digits(0, 3)}, "3 samples.*at least 4"),
         ({"probe": 7}, "must be a DataLoader, a Dataset.*got 7"),
-        ({"probe": TensorDataset(torch.full((9, 1, 8, 8), math.nan))}, r"net.0 \(holds NaN"),
+        ({"probe": TensorDataset(torch.full((9, 1, 8, 8), math.nan))}, r"net.0, net.3, net.8 \(holds NaN"),
         ({"probe": TensorDataset(torch.zeros(9, 5))}, "could not be run on a batch of the probe.*forward="),
         ({"measures": ("cka", "wcka")}, "wcka .*chain of linear layers"),
     ],

@@ -2,7 +2,7 @@ import pytest
 import torchmetrics
 from torch import nn
 
-from lightning_sim.probe import pair_layers, select_layers
+from lightning_sim.probe import Pairing, pair_layers, select_layers
 
 
 class Block(nn.Module):
@@ -83,13 +83,12 @@ def test_what_does_not_match_is_refused(layers, message):
 
 def test_pairs_by_name_by_ending_and_by_mapping():
     network = Residual(1)
-    assert pair_layers(network, Residual(1), ["stem"]) == {"stem": "stem"}
-    assert pair_layers(Wrapped(network), network, ["net.layer1.0.conv2"]) == {"net.layer1.0.conv2": "layer1.0.conv2"}
-    assert pair_layers(network, Wrapped(network), ["head"]) == {"head": "net.head"}
-    assert pair_layers(network, Wrapped(network), {"head": "net.stem", "stem": "net.head"}) == {
-        "stem": "net.head",
-        "head": "net.stem",
-    }
+    wrapped = Wrapped(network)
+    assert pair_layers(network, Residual(1), ["stem"]).layers == {"stem": "stem"}
+    assert pair_layers(wrapped, network, ["net.layer1.0.conv2"]).layers == {"net.layer1.0.conv2": "layer1.0.conv2"}
+    assert pair_layers(network, wrapped, ["head"]).layers == {"head": "net.head"}
+    crossed = {"stem": "net.head", "head": "net.stem"}
+    assert pair_layers(network, wrapped, dict(reversed(crossed.items()))) == Pairing(crossed, "mapping", {*crossed})
 
 
 @pytest.mark.parametrize("layers", [["0"], {"0": "1"}, {"1": "0"}, {}])
