@@ -40,15 +40,15 @@ class SimilarityMonitor(Callback):
 
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>``, with their mean over the layers, and
     ``similarity/<measure>`` of the outputs, so that EarlyStopping and ModelCheckpoint can monitor them;
-    ``similarity/seconds`` is the time it took, and from the fourth measurement on ``similarity/cka_jsd_pearson/...`` the
+    ``similarity/seconds`` is the time it took, from the fourth measurement on ``similarity/cka_jsd_pearson/...`` the
     correlation of each layer's CKA with the divergence of the outputs. Scatter plots and layer x layer matrices go to
     loggers that take figures. All numbers are in `history`, in checkpoints, and in the record
     ``similarity/record.jsonl`` in the run's directory, the one that ModelCheckpoint finds.
 
     No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
     A resumed run, and a further `fit` of the same Trainer and network, continues history and record, and keeps the
-    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer, network
-    or probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning but at the start.
+    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer or network,
+    probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning but at the start.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
