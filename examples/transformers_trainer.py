@@ -33,6 +33,7 @@ def main(epochs: int = 3, directory: str = "transformers_run") -> SimilarityEngi
     arguments = TrainingArguments(
         directory,
         num_train_epochs=epochs,
+        per_device_train_batch_size=32,
         learning_rate=1e-3,
         report_to="none",
         save_strategy="no",

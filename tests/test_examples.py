@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+from lightning_sim import read_history
 from tests.processes import Process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -32,7 +33,8 @@ def test_finetuning_stops_on_drift_when_the_new_task_is_learnt(tmp_path):
     output = run("finetune_drift.py", tmp_path)
     values = re.search("CKA of dense with the checkpoint: (.*)", output)[1].split(", ")
     assert float(values[-1]) < 0.84 <= min(map(float, values[:-1]))
-    assert f"stopped after {len(values)} of 10 epochs" in output
+    assert values[0] == "1.000"  # before the first step
+    assert f"stopped after {len(values) - 1} of 10 epochs" in output
     accuracy = r"([\d.]+)% before, ([\d.]+)% after"
     rotated, upright = (
         [float(share) for share in re.search(f"{task} digits: {accuracy}", output).groups()]
@@ -59,3 +61,19 @@ def test_measures_of_your_own(tmp_path):
     assert len(shares) == 4
     assert all(0 < share <= 1 for share in shares)
     assert "lost_confidence" in output
+
+
+def test_a_loop_of_one_s_own(tmp_path):
+    output = run("own_loop.py", tmp_path)
+    values = re.findall(r"epoch \d: CKA of dense with the start ([\d.]+)", output)
+    assert len(values) == 3
+    assert all(0.2 < float(value) < 0.99 for value in values)
+    assert [m.epoch for m in read_history(tmp_path / "own_loop" / "similarity").measurements] == [0, 0, 1, 2]
+
+
+def test_the_trainer_of_transformers(tmp_path):
+    output = run("transformers_trainer.py", tmp_path)
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip()}
+    assert all(0 < float(value) < 1 for value in rows["bert.encoder.layer.1"])
+    history = read_history(tmp_path / "transformers_run" / "similarity")
+    assert [(m.epoch, m.step) for m in history.measurements] == [(0, 43), (1, 86), (2, 129)]

@@ -48,6 +48,11 @@ class Schedule:
         """Whether the network is measured after so many steps."""
         return self.steps is not None and steps % self.steps == 0
 
+    @property
+    def but(self) -> str:
+        """What is measured where nothing else is, in words."""
+        return " but the start" if self.before_training else ""
+
     def __str__(self) -> str:
         return f"every_n_epochs={self.epochs}" if self.steps is None else f"every_n_train_steps={self.steps}"
 
@@ -68,7 +73,7 @@ def nothing_measured(trainer: Trainer, schedule: Schedule) -> str:
     which = f"no epoch that is a multiple of {_measured_every(trainer, schedule)} came to {came_to}"
     if schedule.steps is not None:
         which = f"it ended after step {trainer.global_step}"
-    return f"nothing was measured in the training: {which} ({schedule})"
+    return f"nothing was measured{schedule.but}: {which} ({schedule})"
 
 
 def schedule_problems(trainer: Trainer, name: str, schedule: Schedule, values: Mapping[str, int]) -> list[str]:
@@ -88,14 +93,14 @@ def schedule_problems(trainer: Trainer, name: str, schedule: Schedule, values: M
         return warnings
     if schedule.steps is not None:
         if not expects_measurement(trainer, schedule):
-            warnings.append(f"{schedule}, and the training ends after step {trainer.max_steps}: no step is measured")
+            warnings.append(f"{schedule}, and the training ends after step {trainer.max_steps}: nothing will be measured{schedule.but}")
         return warnings
     period = _measured_every(trainer, schedule)
     which = f"{schedule} measures in epochs that are multiples of {period}"
     if period != schedule.epochs:
         which += f", since there is a validation in every {_ordinal(_validated_every(trainer))}epoch only"
     if not expects_measurement(trainer, schedule):
-        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: none of them is measured")
+        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: nothing will be measured{schedule.but}")
     elif schedule.epochs != 1 and period != schedule.epochs:
         warnings.append(which)
     return warnings

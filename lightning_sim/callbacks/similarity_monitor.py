@@ -47,8 +47,8 @@ class SimilarityMonitor(Callback):
 
     No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
     A resumed run, and a further `fit` of the same Trainer and network, continues history and record, and keeps the
-    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer or network,
-    probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning but at the start.
+    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer,
+    network or probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
@@ -83,7 +83,7 @@ class SimilarityMonitor(Callback):
             of both n and m are, every sixth for ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that
             EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them.
-        before_training: measure also before the first step, where a trajectory starts; a resumed run has done so.
+        before_training: measure also before the first step, where a trajectory starts (but with ``"previous"``).
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the output; the default takes the first part of a tuple, or the
             fitting keys of a mapping but ``labels``. Like `loss` it may be named, ``"package.module:function"``.
@@ -171,14 +171,14 @@ class SimilarityMonitor(Callback):
         self.name = checked_name(name)
         self.save_sketches = check_saving(save_sketches, sketch)
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, before_training)
+        self.every_n_epochs = self.schedule.epochs
         self.history = SimilarityHistory({})
         self._run: MonitoredRun | None = None
         self._wanted_directory = directory
         self._restored: dict[str, Any] | None = None
         self._parties: tuple[Trainer, LightningModule] | None = None
         self._reports = Reports(self.name)
-        self._last_step = 0
-        self._expected = 0
+        self._last_step = self._expected = 0
 
     @property
     def state_key(self) -> str:
@@ -201,8 +201,7 @@ class SimilarityMonitor(Callback):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         require_own_name([monitor.name for monitor in callbacks if isinstance(monitor, SimilarityMonitor)])
 
-    # Not an override in Lightning's eyes, which would refuse two monitors of one name before `setup` can, and without
-    # saying what to do.
+    # Not an override in Lightning's eyes, which would refuse two monitors of one name before `setup` can.
     @wraps(Callback.state_dict, assigned=())
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Primitives and tensors: the history, and the reference where it could not be made again."""
@@ -232,7 +231,8 @@ class SimilarityMonitor(Callback):
             )
         self._restored = None
         self._reports.start()
-        first = self.schedule.before_training and not len(self.history)
+        # "previous" holds just what would be measured.
+        first = self.schedule.before_training and not len(self.history) and self.settings.reference.kind != "previous"
         before_first = measurements_before(run.keys(), len(self.history) + first)
         for problem in schedule_problems(trainer, self.name, self.schedule, before_first):
             self._reports.warn(problem)

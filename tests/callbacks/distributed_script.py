@@ -81,7 +81,16 @@ def main(root, devices, num_samples, epochs, kind="plain"):
     seed_everything(1, verbose=False)
     network = NETWORKS.get(kind, DigitsNet)()
     measures = {"measures": SCALARS} if kind in ("scalars", "killed in scalars") else {}
-    monitor, memory = SimilarityMonitor(num_samples=num_samples, save_sketches=kind == "saving", **measures), Memory()
+    monitor, memory = (
+        SimilarityMonitor(
+            num_samples=num_samples,
+            probe_choice="first",
+            before_training=False,
+            save_sketches=kind == "saving",
+            **measures,
+        ),
+        Memory(),
+    )
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",

@@ -89,10 +89,12 @@ def test_gradients_of_a_loss_and_chosen_outputs_need_no_name(tmp_path):
     def loss(output, batch):
         return (output["rec"] - batch[0].flatten(1)).square().mean(1)
 
-    monitor = SimilarityMonitor(measures=("cka",), representations=("gradients",), loss=loss)
+    monitor = SimilarityMonitor(measures=("cka",), representations=("gradients",), loss=loss, before_training=False)
     fit([monitor], root=tmp_path, network=seeded(Autoencoder), epochs=1)
     assert np.isfinite(monitor.history.trajectory("cka", layer="net.0", representation="gradients").values).all()
-    chosen = SimilarityMonitor(measures=("agreement",), forward=lambda network, batch: network(batch[0])["rec"])
+    chosen = SimilarityMonitor(
+        measures=("agreement",), forward=lambda network, batch: network(batch[0])["rec"], before_training=False
+    )
     fit([chosen], root=tmp_path, network=seeded(Autoencoder), epochs=1)
     assert len(chosen.history) == 1
 
@@ -171,7 +173,7 @@ def test_measures_beside_all_of_the_defaults_leave_out_what_does_not_apply(tmp_p
 @pytest.mark.parametrize("copied", [lambda monitor: pickle.loads(pickle.dumps(monitor)), copy.deepcopy])
 def test_a_copy_of_a_monitor_keeps_history_and_settings_and_trains_again(tmp_path, copied):
     settings = {"reference": new_network(seed=3), "layers": ["net.0"], "measures": ("cka",)}
-    fresh = copied(SimilarityMonitor(**settings, probe=digits(300, 360)))
+    fresh = copied(SimilarityMonitor(**settings, probe=digits(300, 360), before_training=False))
     fit([fresh], root=tmp_path / "a", epochs=2)
     records = fresh.history.to_records()
     again = copied(fresh)
@@ -189,7 +191,7 @@ def test_a_monitor_can_be_copied_while_it_trains(tmp_path):
         def on_train_epoch_end(self):
             copies.append(pickle.loads(pickle.dumps(monitor)))
 
-    monitor = SimilarityMonitor(layers=["net.0"], measures=("cka",))
+    monitor = SimilarityMonitor(layers=["net.0"], measures=("cka",), before_training=False)
     fit([monitor], root=tmp_path, network=seeded(Copying), epochs=2)
     assert [len(copied.history) for copied in copies] == [1, 2]
     assert monitor.history.epochs == [0, 1]

@@ -47,7 +47,10 @@ class Figures(SomeLogger):
 
 
 def test_the_condition_is_said_wherever_its_numbers_are(tmp_path):
-    monitor, logger = SimilarityMonitor(measures=Clouded("fog"), layers="net.0", num_samples=40), Figures()
+    monitor, logger = (
+        SimilarityMonitor(measures=Clouded("fog"), layers="net.0", num_samples=40, before_training=False),
+        Figures(),
+    )
     with pytest.warns(UserWarning, match="clouded/fog is undefined there"):
         fit([monitor], root=tmp_path, epochs=1, logger=logger)
     assert logger.titles == {"similarity/matrix/clouded/features/fog": "clouded, features, fog, epoch 0"}

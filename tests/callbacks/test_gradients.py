@@ -48,7 +48,7 @@ def test_training_is_the_same_bit_for_bit(tmp_path):
         torch.manual_seed(0)
         network = Watched()
     network.load_state_dict(new_network().state_dict())
-    monitor = SimilarityMonitor(representations=ALL)
+    monitor = SimilarityMonitor(representations=ALL, before_training=False)
     _, monitored = fit([monitor], network=network, root=tmp_path)
     assert random_states() == states
     for (name, value), other in zip(plain.state_dict().items(), monitored.state_dict().values(), strict=True):
@@ -147,7 +147,9 @@ def test_a_frozen_network_has_gradients(tmp_path):
 def test_the_papers_other_combinations_by_name(tmp_path, sketch):
     names = ("features*gradients", "features+gradients", "elementwise", "transport_map")
     options = {"layers": ["net.3", "net.8"], "measures": ("cka", "nbs"), "num_buckets": 128}
-    monitor = SimilarityMonitor(**options, representations=names, sketch=sketch, on_error="raise")
+    monitor = SimilarityMonitor(
+        **options, representations=names, sketch=sketch, on_error="raise", before_training=False
+    )
     start = copy.deepcopy(new_network())
     trainer, network = fit([monitor], root=tmp_path, epochs=1)
     values = monitor.history.measurements[-1].values
@@ -155,8 +157,9 @@ def test_the_papers_other_combinations_by_name(tmp_path, sketch):
     assert all(0 < value <= 1 for name, value in values.items() if name.startswith(("cka/", "nbs/")))
     assert all(monitor.history.matrix("cka", representation=name).values.shape == (2, 2) for name in names)
     assert not any(name.startswith(("cka/features/", "cka/gradients/")) for name in values)  # were not asked for
-    (f, g), (before_f, before_g) = (features_and_gradients(net, "net.8", digits(300, 420).tensors[0])
-                                    for net in (network, start))
+    (f, g), (before_f, before_g) = (
+        features_and_gradients(net, "net.8", digits(300, 420).tensors[0]) for net in (network, start)
+    )
     if sketch == "default":
         together, before = torch.cat([f, g], 1), torch.cat([before_f, before_g], 1)
         assert values["cka/features+gradients/net.8"] == pytest.approx(exact.cka_unbiased(together, before), abs=1e-5)
@@ -165,9 +168,11 @@ def test_the_papers_other_combinations_by_name(tmp_path, sketch):
     else:
         assert monitor.history.metadata["estimator"] == "biased"
         with pytest.raises(ValueError, match="cannot be saved"):
-            SimilarityMonitor(sketch="tang2020", save_sketches=True)
+            SimilarityMonitor(sketch="tang2020", save_sketches=True, before_training=False)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
-    resumed = SimilarityMonitor(**options, representations=names, sketch=sketch, on_error="raise")
+    resumed = SimilarityMonitor(
+        **options, representations=names, sketch=sketch, on_error="raise", before_training=False
+    )
     fit([resumed], root=tmp_path, epochs=2, ckpt_path=tmp_path / "one.ckpt")
     assert resumed.history.epochs == [0, 1]
     assert resumed.history.measurements[0].values == values
@@ -253,7 +258,7 @@ def test_the_demo_is_measured_exactly_at_the_default_sizes(tmp_path):
     torch.manual_seed(0)
     network = DigitsNetwork()
     start = copy.deepcopy(network)
-    monitor = SimilarityMonitor(measures=("cka",), representations=ALL, every_n_epochs=2)
+    monitor = SimilarityMonitor(measures=("cka",), representations=ALL, every_n_epochs=2, before_training=False)
     trainer = Trainer(
         max_epochs=2,
         callbacks=[monitor],

@@ -29,7 +29,10 @@ class KillAfterMeasurement(Callback):
 def killed(pipe, root, moment):
     new_network()
     network = KilledInMeasurement() if moment == "during" else DigitsNet()
-    callbacks = [SimilarityMonitor(probe=digits(300, 313)), ModelCheckpoint(root, filename="last", every_n_epochs=1)]
+    callbacks = [
+        SimilarityMonitor(probe=digits(300, 313), before_training=False),
+        ModelCheckpoint(root, filename="last", every_n_epochs=1),
+    ]
     if moment == "after":
         callbacks.insert(1, KillAfterMeasurement())
     fit(callbacks, network=network, epochs=5, root=root, enable_checkpointing=True)
@@ -39,7 +42,7 @@ def killed(pipe, root, moment):
 def test_the_record_has_every_epoch_once_after_resuming(tmp_path, moment, recorded):
     assert Process(killed, tmp_path, moment).ended() == -signal.SIGKILL
     assert read_history(tmp_path).epochs == recorded
-    monitor = SimilarityMonitor(probe=digits(300, 313))
+    monitor = SimilarityMonitor(probe=digits(300, 313), before_training=False)
     checkpoint = ModelCheckpoint(tmp_path, filename="last", every_n_epochs=1)
     path = tmp_path / "last.ckpt"
     options = {"root": tmp_path, "enable_checkpointing": True, "epochs": 5}

@@ -14,7 +14,7 @@ from tests.callbacks.training import CONVOLUTIONS, fit
 
 def test_correlations_are_logged_from_the_fourth_measurement_on_and_follow_from_the_record(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, version=0), CSVLogger(tmp_path / "csv")]
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka", "jsd"))
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka", "jsd"), before_training=False)
     trainer, _ = fit([monitor], epochs=5, root=tmp_path, logger=loggers)
     cka, jsd = monitor.history.trajectory("cka", layer="net.3"), monitor.history.trajectory("jsd")
     events = EventAccumulator(trainer.log_dir, size_guidance={"images": 0, "scalars": 0}).Reload()
@@ -35,7 +35,7 @@ def test_correlations_are_logged_from_the_fourth_measurement_on_and_follow_from_
 def test_the_mean_over_the_layers_is_one_number_that_callbacks_can_look_at(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, version=0), CSVLogger(tmp_path / "csv")]
     options = {"measures": ("cka", "nbs", "jsd"), "representations": ("features", "gradients")}
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS, **options)
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, **options, before_training=False)
     stopping = EarlyStopping("similarity/cka", mode="max", stopping_threshold=-1.0)
     trainer, _ = fit([monitor, stopping], epochs=5, root=tmp_path, logger=loggers)
     assert len(monitor.history) == 1  # the first value is above the threshold
@@ -47,7 +47,7 @@ def test_the_mean_over_the_layers_is_one_number_that_callbacks_can_look_at(tmp_p
         held = read_history(loggers[place].log_dir, source=source)
         assert sorted(held.names) == sorted(monitor.history.names)
     with pytest.raises(ValueError, match="'similarity/wcka', which this monitor does not log"):
-        fit([SimilarityMonitor(**options), EarlyStopping("similarity/wcka")], root=tmp_path)
+        fit([SimilarityMonitor(**options, before_training=False), EarlyStopping("similarity/wcka")], root=tmp_path)
 
 
 def test_sixteen_layers_do_not_drown_a_dashboard(tmp_path):

@@ -130,7 +130,10 @@ def test_moments_that_are_none_are_refused(options, said):
 
 
 def test_a_training_that_ends_before_the_step_is_said_at_its_start_or_its_end(tmp_path):
-    with pytest.warns(UserWarning, match="every_n_train_steps=9, and the training ends after step 4"):
+    with pytest.warns(
+        UserWarning,
+        match="every_n_train_steps=9, and the training ends after step 4: nothing will be measured but the start",
+    ):
         fit([SimilarityMonitor(**SMALL, every_n_train_steps=9)], epochs=-1, max_steps=4, root=tmp_path)
-    with pytest.warns(UserWarning, match=r"nothing was measured in the training: it ended after step 6"):
+    with pytest.warns(UserWarning, match="nothing was measured but the start: it ended after step 6"):
         fit([SimilarityMonitor(**SMALL, every_n_train_steps=9)], epochs=1, root=tmp_path)

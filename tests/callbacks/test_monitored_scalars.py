@@ -213,7 +213,7 @@ def test_a_failure_while_training_is_nan_with_one_warning(tmp_path):
                 raise RuntimeError("the user's own error")
             return output
 
-    monitor = SimilarityMonitor(probe=PROBE, measures=("cka", *FISHER), layers=["net.8"])
+    monitor = SimilarityMonitor(probe=PROBE, measures=("cka", *FISHER), layers=["net.8"], before_training=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit([monitor], network=Broken(), root=tmp_path, epochs=3)
@@ -224,7 +224,11 @@ def test_a_failure_while_training_is_nan_with_one_warning(tmp_path):
     for name in FISHER[:2]:
         assert np.isfinite(monitor.history.trajectory(name).values).all()
     with pytest.raises(RuntimeError, match="task2vec could not be computed"):
-        fit([SimilarityMonitor(probe=PROBE, measures=FISHER, on_error="raise")], network=Broken(), root=tmp_path)
+        fit(
+            [SimilarityMonitor(probe=PROBE, measures=FISHER, on_error="raise", before_training=False)],
+            network=Broken(),
+            root=tmp_path,
+        )
 
 
 def test_nan_weights_are_nan(tmp_path):
@@ -233,7 +237,9 @@ def test_nan_weights_are_nan(tmp_path):
             if trainer.current_epoch == 1:
                 nn.init.constant_(pl_module.net[3].weight, math.nan)
 
-    monitor = SimilarityMonitor(probe=PROBE, measures=("mean_embedding", *FISHER), layers=["net.3"])
+    monitor = SimilarityMonitor(
+        probe=PROBE, measures=("mean_embedding", *FISHER), layers=["net.3"], before_training=False
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit([monitor, Break()], root=tmp_path, epochs=2)

@@ -169,7 +169,7 @@ def test_the_directory_is_that_of_the_first_logger(tmp_path, logger, expected):
 )
 def test_a_run_is_called_by_name_and_version_in_memory_record_and_logger(tmp_path, monkeypatch, logger, expected):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger, monitor = logger(tmp_path), SimilarityMonitor(**QUICK)
+    logger, monitor = logger(tmp_path), SimilarityMonitor(**QUICK, before_training=False)
     trainer, _ = fit([monitor], root=tmp_path, epochs=1, logger=logger)
     assert monitor.history.run == expected
     assert read_history(monitor.directory).run == expected
@@ -251,7 +251,7 @@ def trainer_with(monitor, root, epochs=2):
 
 
 def test_a_second_fit_of_the_same_network_continues_history_reference_and_record(tmp_path):
-    monitor, network = SimilarityMonitor(**QUICK), new_network()
+    monitor, network = SimilarityMonitor(**QUICK, before_training=False), new_network()
     trainer = trainer_with(monitor, tmp_path)
     trainer.fit(network, *loaders())
     first = list(monitor.history.measurements)
@@ -262,7 +262,7 @@ def test_a_second_fit_of_the_same_network_continues_history_reference_and_record
     assert read_history(tmp_path) == monitor.history
     assert sorted(path.name for path in tmp_path.iterdir()) == ["similarity"]
     # Of the start of the first fit, which is further away than that of the second.
-    straight = SimilarityMonitor(**QUICK)
+    straight = SimilarityMonitor(**QUICK, before_training=False)
     network = new_network()
     trainer_with(straight, tmp_path / "straight", epochs=2).fit(network, *loaders())
     assert first[1].values["jsd"] == pytest.approx(straight.history.measurements[1].values["jsd"], rel=1e-5)
@@ -321,7 +321,7 @@ def test_scalars_figures_record_and_sketches_have_the_same_step(tmp_path, valida
             return SimpleNamespace()
 
     loggers = [CSVLogger(tmp_path), Figures(0)]
-    monitor = SimilarityMonitor(**QUICK, save_sketches=True)
+    monitor = SimilarityMonitor(**QUICK, save_sketches=True, before_training=False)
     trainer, _ = fit([monitor], root=tmp_path, epochs=2, validate=validate, logger=loggers, log_every_n_steps=50)
     steps = [measurement.step for measurement in monitor.history.measurements]
     assert steps == [5, 11]

@@ -20,7 +20,7 @@ def files_of(root):
 def trained(tmp_path_factory):
     """A trained network and the file of its sketches after the last epoch."""
     root = tmp_path_factory.mktemp("teacher")
-    monitor = SimilarityMonitor("init", layers=CONVOLUTIONS, save_sketches=True, **SIZES)
+    monitor = SimilarityMonitor("init", layers=CONVOLUTIONS, save_sketches=True, **SIZES, before_training=False)
     _, network = fit([monitor], epochs=2, root=root)
     return network, root / "similarity" / "sketches" / "epoch=1-step=11.safetensors"
 
@@ -41,7 +41,11 @@ def test_every_measurement_becomes_a_file_of_what_it_was_computed_from(trained):
 
 @pytest.mark.parametrize(("every", "epochs"), [(2, [1, 3]), (3, [2]), (False, [])])
 def test_saving_every_nth_measurement(tmp_path, every, epochs):
-    fit([SimilarityMonitor(layers="net.0", save_sketches=every, **SIZES)], epochs=4, root=tmp_path)
+    fit(
+        [SimilarityMonitor(layers="net.0", save_sketches=every, **SIZES, before_training=False)],
+        epochs=4,
+        root=tmp_path,
+    )
     expected = [f"similarity/sketches/epoch={n}-step={6 * n + 5}.safetensors" for n in epochs]
     assert files_of(tmp_path) == expected
 
@@ -56,7 +60,7 @@ def test_a_full_disk_is_warned_about_and_ends_no_training(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_directory, "save_sketches", full)
-    monitor = SimilarityMonitor(layers="net.0", save_sketches=True, **SIZES)
+    monitor = SimilarityMonitor(layers="net.0", save_sketches=True, **SIZES, before_training=False)
     with pytest.warns(UserWarning, match=r"sketches could not be saved.*No space left"):
         fit([monitor], epochs=1, root=tmp_path)
     assert len(monitor.history) == 1
@@ -105,10 +109,15 @@ def test_resuming_against_saved_sketches(tmp_path, trained):
 def test_sketches_from_before_a_resume_are_kept(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     settings = {"layers": "net.0", "save_sketches": True, **SIZES}
-    fit([SimilarityMonitor(**settings), checkpoint], epochs=2, root=tmp_path, enable_checkpointing=True)
+    fit(
+        [SimilarityMonitor(**settings, before_training=False), checkpoint],
+        epochs=2,
+        root=tmp_path,
+        enable_checkpointing=True,
+    )
     folder = tmp_path / "similarity" / "sketches"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    resumed = SimilarityMonitor(**settings)
+    resumed = SimilarityMonitor(**settings, before_training=False)
     fit([resumed], epochs=2, root=tmp_path, ckpt_path=tmp_path / "epoch=0.ckpt")
     assert resumed.directory == tmp_path / "similarity"
     assert sorted(path.name for path in folder.iterdir()) == [

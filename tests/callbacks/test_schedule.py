@@ -14,7 +14,7 @@ VALUE = "similarity/cka/features/net.8"
 
 
 def monitored(root, every_n_epochs, others=(), *, epochs=4, network=None, measures=("cka",), **options):
-    monitor = SimilarityMonitor(measures=measures, every_n_epochs=every_n_epochs)
+    monitor = SimilarityMonitor(measures=measures, every_n_epochs=every_n_epochs, before_training=False)
     if any(isinstance(other, ModelCheckpoint) for other in others):
         options["enable_checkpointing"] = True
     fit([monitor, *others], root=root, epochs=epochs, network=network, **options)
@@ -79,13 +79,13 @@ def test_a_resumed_training_measures_in_the_epochs_that_are_left(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, filename="last")
     with pytest.warns(UserWarning, match="multiples of 6.*the training ends after epoch 5: nothing will be measured"):
         fit(
-            [SimilarityMonitor(**settings), checkpoint],
+            [SimilarityMonitor(**settings, before_training=False), checkpoint],
             root=tmp_path,
             epochs=5,
             check_val_every_n_epoch=3,
             enable_checkpointing=True,
         )
-    monitor = SimilarityMonitor(**settings)
+    monitor = SimilarityMonitor(**settings, before_training=False)
     with pytest.warns(UserWarning, match="multiples of 6, since .* in every 3rd epoch only$"):
         fit([monitor], root=tmp_path, epochs=7, check_val_every_n_epoch=3, ckpt_path=tmp_path / "last.ckpt")
     assert monitor.history.epochs == [5]

@@ -79,6 +79,7 @@ def test_numbers_of_numpy_are_numbers():
         save_sketches=np.int64(3),
         seed=np.uint32(2**32 - 1),
         beta=np.float32(0.25),
+        before_training=False,
     )
     settings = monitor.settings
     assert (settings.num_samples, settings.num_buckets, settings.num_projections) == (100, 512, 64)

@@ -225,7 +225,7 @@ def test_validating_and_testing_alone_measure_nothing(tmp_path, method):
 
 def test_the_record_lies_where_the_first_logger_logs(tmp_path):
     loggers = [CSVLogger(tmp_path / "a"), CSVLogger(tmp_path / "b")]
-    fit([SimilarityMonitor()], root=tmp_path, logger=loggers, epochs=1)
+    fit([SimilarityMonitor(before_training=False)], root=tmp_path, logger=loggers, epochs=1)
     assert len(read_history(tmp_path / "a" / "lightning_logs" / "version_0")) == 1
     assert not (tmp_path / "b" / "lightning_logs" / "version_0" / "similarity").exists()
 
@@ -243,4 +243,3 @@ def test_an_interrupt_during_a_measurement_leaves_no_trace(tmp_path):
         fit([SimilarityMonitor(probe=digits(300, 313))], root=tmp_path, network=network, validate=False)
     assert not any(module._forward_hooks for module in network.modules())
     assert [module.training for module in network.modules()] == flags
-

@@ -142,13 +142,13 @@ def test_another_architecture_is_paired_by_a_mapping(tmp_path):
     ],
 )
 def test_when_it_measures(tmp_path, options, validate, expected):
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka",))
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka",), before_training=False)
     fit([monitor], root=tmp_path, epochs=4, validate=validate, **options)
     assert [measurement.epoch for measurement in monitor.history.measurements] == expected
 
 
 def test_every_n_epochs(tmp_path):
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka",), every_n_epochs=2)
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka",), every_n_epochs=2, before_training=False)
     fit([monitor], root=tmp_path, epochs=4)
     assert monitor.history.epochs == [1, 3]
 
@@ -157,7 +157,7 @@ def test_checkpoints_and_early_stopping_monitor_the_same_epoch(tmp_path):
     name = "similarity/cka/features/net.8"
     checkpoint = ModelCheckpoint(tmp_path, monitor=name, mode="min", save_top_k=-1, filename="{epoch}")
     stopping = EarlyStopping(name, mode="max", patience=0)
-    monitor = SimilarityMonitor(measures=("cka",))
+    monitor = SimilarityMonitor(measures=("cka",), before_training=False)
     fit([monitor, stopping, checkpoint], root=tmp_path, epochs=5, enable_checkpointing=True)
     values = monitor.history.trajectory("cka", layer="net.8").values
     assert len(values) < 5
@@ -200,7 +200,7 @@ def test_wandb_holds_the_same_numbers_and_the_heatmaps(tmp_path, monkeypatch):
     for kind in ("CACHE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / kind))
     logger = WandbLogger(save_dir=tmp_path, offline=True)
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka", "jsd"))
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, measures=("cka", "jsd"), before_training=False)
     fit([monitor], root=tmp_path, logger=logger, epochs=2)
     wandb.finish()
     deadline = time.monotonic() + 60
@@ -222,7 +222,7 @@ def test_the_record_is_written_measurement_by_measurement(tmp_path):
             if not trainer.sanity_checking:
                 lengths.append(len(read_history(tmp_path)))
 
-    fit([SimilarityMonitor(measures=("cka",)), Read()], root=tmp_path)
+    fit([SimilarityMonitor(measures=("cka",), before_training=False), Read()], root=tmp_path)
     assert lengths == [1, 2, 3]
 
 
@@ -258,7 +258,7 @@ def test_broken_weights_are_reported_once_and_training_goes_on(tmp_path):
             if trainer.current_epoch == 1:
                 nn.init.constant_(pl_module.net[3].weight, math.nan)
 
-    monitor = SimilarityMonitor(layers=CONVOLUTIONS)
+    monitor = SimilarityMonitor(layers=CONVOLUTIONS, before_training=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit([monitor, Break()], root=tmp_path, epochs=4)
@@ -285,14 +285,19 @@ def test_an_exception_in_the_forward_is_logged_as_nan_and_leaves_no_trace(tmp_pa
             self.armed = self.current_epoch >= 1
 
     network = Failing()
-    monitor = SimilarityMonitor(probe=digits(300, 313))
+    monitor = SimilarityMonitor(probe=digits(300, 313), before_training=False)
     # Modules' hooks run after callbacks': armed from the third measurement on, disarmed nowhere else.
     with pytest.warns(UserWarning, match="the user's own error"):
         fit([monitor], root=tmp_path, epochs=4, network=network)
     assert np.isnan(monitor.history.trajectory("cka", layer="net.0").values).tolist() == [False, False, True, True]
     assert count_hooks(network) == 0
     with pytest.raises(RuntimeError, match="the user's own error"):
-        fit([SimilarityMonitor(probe=digits(300, 313), on_error="raise")], root=tmp_path, epochs=4, network=Failing())
+        fit(
+            [SimilarityMonitor(probe=digits(300, 313), on_error="raise", before_training=False)],
+            root=tmp_path,
+            epochs=4,
+            network=Failing(),
+        )
 
 
 @pytest.mark.parametrize(
@@ -443,7 +448,9 @@ def test_random_transforms_of_the_probe_repeat(tmp_path):
             for parameter in pl_module.parameters():
                 parameter.grad = None
 
-    monitor = SimilarityMonitor(probe=Noisy(*digits(300, 420).tensors), layers=["net.0"], measures=("cka", "jsd"))
+    monitor = SimilarityMonitor(
+        probe=Noisy(*digits(300, 420).tensors), layers=["net.0"], measures=("cka", "jsd"), before_training=False
+    )
     fit([monitor, Freeze()], root=tmp_path, epochs=2)
     assert monitor.history.trajectory("cka", layer="net.0").values == pytest.approx([1, 1], abs=1e-6)
 
@@ -452,17 +459,20 @@ def test_two_monitors_need_two_names(tmp_path):
     class Mine(SimilarityMonitor):  # of which Lightning would not notice that it writes where the other does
         pass
 
-    for second in (SimilarityMonitor(), Mine()):
+    for second in (SimilarityMonitor(before_training=False), Mine()):
         with pytest.raises(ValueError, match=r"name 'similarity'.*name=\"similarity_2\""):
-            fit([SimilarityMonitor(), second], root=tmp_path)
-    both = [SimilarityMonitor(measures=("cka",)), SimilarityMonitor("previous", measures=("cka",), name="speed")]
+            fit([SimilarityMonitor(before_training=False), second], root=tmp_path)
+    both = [
+        SimilarityMonitor(measures=("cka",), before_training=False),
+        SimilarityMonitor("previous", measures=("cka",), name="speed", before_training=False),
+    ]
     trainer, _ = fit(both, root=tmp_path, epochs=2)
     assert {"similarity/cka/features/net.0", "speed/cka/features/net.0"} <= trainer.callback_metrics.keys()
     assert len(read_history(tmp_path / "speed")) == 2
 
 
 def test_fast_dev_run_leaves_no_record(tmp_path):
-    monitor = SimilarityMonitor()
+    monitor = SimilarityMonitor(before_training=False)
     fit([monitor], root=tmp_path, fast_dev_run=True)
     assert len(monitor.history) == 1
     assert not list(tmp_path.rglob("record.jsonl"))
@@ -485,7 +495,7 @@ def test_a_full_disk_warns_once_and_training_goes_on(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RecordWriter, "append", full)
-    monitor = SimilarityMonitor(measures=("cka",))
+    monitor = SimilarityMonitor(measures=("cka",), before_training=False)
     with pytest.warns(UserWarning, match="No space left") as caught:
         fit([monitor], root=tmp_path)
     assert len([w for w in caught if "No space left" in str(w.message)]) == 1

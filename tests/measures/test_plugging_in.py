@@ -84,7 +84,7 @@ def test_functions_metrics_and_objects_are_monitored_beside_the_built_in_ones(tm
     assert history.scale("drift") == Drift.scale
     charts = charts_of(events_of(logger))["similarity"]
     layered = {f"{name}, features" for name in ("cka", "disparity", "pwcca", "mutual_knn", "LinearR")}
-    assert set(charts) == layered | {"drift", "outputs"}
+    assert set(charts) == layered | {"drift", "outputs", "means over layers"}
     shown = {name["name"]: name["scale"] for name in Page(report_page({"run": history})).data["names"]}
     assert shown["confidence_gap"] == {"low": -1, "high": 1, "same": 0, "unit": "", "group": "outputs"}
     assert shown["drift"]["unit"] == "L2"
