@@ -109,6 +109,7 @@ def test_a_transport_map_is_computed_once_a_measurement_and_once_of_the_referenc
 
     monkeypatch.setattr(transport_map, "transport_map_kernel", counted)
     monitor = SimilarityMonitor(
+        before_training=False,
         probe=PROBE, layers=CONVOLUTIONS, measures=("cka", "nbs"), representations="transport_map", num_buckets=16
     )
     fit([monitor], root=tmp_path, epochs=3)

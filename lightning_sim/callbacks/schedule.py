@@ -91,16 +91,17 @@ def schedule_problems(trainer: Trainer, name: str, schedule: Schedule, values: M
     warnings = _unlogged_values(trainer, name, schedule, values)
     if getattr(trainer, "fast_dev_run", False):
         return warnings
+    nothing = f"nothing will be measured{schedule.but}"
     if schedule.steps is not None:
         if not expects_measurement(trainer, schedule):
-            warnings.append(f"{schedule}, and the training ends after step {trainer.max_steps}: nothing will be measured{schedule.but}")
+            warnings.append(f"{schedule}, and the training ends after step {trainer.max_steps}: {nothing}")
         return warnings
     period = _measured_every(trainer, schedule)
     which = f"{schedule} measures in epochs that are multiples of {period}"
     if period != schedule.epochs:
         which += f", since there is a validation in every {_ordinal(_validated_every(trainer))}epoch only"
     if not expects_measurement(trainer, schedule):
-        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: nothing will be measured{schedule.but}")
+        warnings.append(f"{which}, and the training ends after epoch {trainer.max_epochs}: {nothing}")
     elif schedule.epochs != 1 and period != schedule.epochs:
         warnings.append(which)
     return warnings

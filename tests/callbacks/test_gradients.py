@@ -65,7 +65,7 @@ def test_no_gradient_is_left_in_parameters(tmp_path):
             super().on_validation_epoch_end(trainer, pl_module)
             assert all(parameter.grad is None for parameter in pl_module.parameters())
 
-    monitor = Checked(representations=ALL, on_error="raise")
+    monitor = Checked(representations=ALL, on_error="raise", before_training=False)
     fit([monitor], root=tmp_path, epochs=1)
     assert len(monitor.history) == 1
 
