@@ -40,7 +40,11 @@ class PairSums(Protocol):
 
 
 class PairMetric(SummedMetric):
-    """A metric whose states are the `PairSums` it is given."""
+    """A metric in [0, 1], or around 0 as well, whose states are the `PairSums` it is given."""
+
+    higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     def __init__(self, sums: PairSums, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,7 +60,8 @@ class PairMetric(SummedMetric):
             )
         super().merge_state(incoming_state)
 
-    def _update(self, x: Tensor, y: Tensor, sample_ids: Tensor | None = None) -> None:
+    def update(self, x: Tensor, y: Tensor, sample_ids: Tensor | None = None) -> None:
+        """Add a batch of samples."""
         self._replace(self._sums.updated(self._state(), x, y, sample_ids))
 
     def _state(self) -> State:

@@ -71,10 +71,6 @@ class CanonicalCorrelation(PairMetric):
         1.0000
     """
 
-    higher_is_better = True
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
-
     _sums: CentralMoments
     count: Tensor
 
@@ -93,9 +89,9 @@ class CanonicalCorrelation(PairMetric):
         self._summary = summary
         self._divisor = divisor
 
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Tensor, y: Tensor) -> None:  # type: ignore[override]  # collections give ids to who takes them
         """Add a batch of samples."""
-        self._update(x, y)
+        super().update(x, y)
 
     def compute(self) -> Tensor:
         """The mean canonical correlation of all samples so far."""

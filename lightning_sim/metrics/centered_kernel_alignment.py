@@ -95,10 +95,6 @@ class CenteredKernelAlignment(PairMetric):
         1.0000
     """
 
-    higher_is_better = True
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
-
     _sums: SketchedPair | CentralMoments | MinibatchTerms
 
     def __init__(
@@ -132,10 +128,6 @@ class CenteredKernelAlignment(PairMetric):
         else:
             super().__init__(MinibatchTerms(), **kwargs)
         self._estimator: Estimator = estimator
-
-    def update(self, x: Tensor, y: Tensor, sample_ids: Tensor | None = None) -> None:
-        """Add a batch of samples."""
-        self._update(x, y, sample_ids)
 
     def compute(self) -> Tensor:
         """The CKA of all samples so far."""

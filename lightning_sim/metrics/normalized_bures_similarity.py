@@ -72,10 +72,6 @@ class NormalizedBuresSimilarity(PairMetric):
         1.0000
     """
 
-    higher_is_better = True
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
-
     _sums: SketchedPair | CentralMoments
 
     def __init__(
@@ -98,10 +94,6 @@ class NormalizedBuresSimilarity(PairMetric):
             super().__init__(SketchedPair(num_buckets, num_projections, seed), **kwargs)
         else:
             super().__init__(CentralMoments.of_widths(num_features_x, num_features_y), **kwargs)
-
-    def update(self, x: Tensor, y: Tensor, sample_ids: Tensor | None = None) -> None:
-        """Add a batch of samples."""
-        self._update(x, y, sample_ids)
 
     def compute(self) -> Tensor:
         """The NBS of all samples so far."""

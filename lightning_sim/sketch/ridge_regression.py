@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_sim._arguments import check_number
 from lightning_sim.sketch.folding import fold, num_folds
 from lightning_sim.sketch.sketch import Sketch
 
@@ -92,7 +93,7 @@ def kernel_ridge_regression(features: Sketch, labels: Sketch, *, regularization:
         >>> bool((predicted == classes).float().mean() > 0.95)
         True
     """
-    if not regularization > 0:
+    if check_number(regularization, "regularization") <= 0:
         raise ValueError(f"`regularization` must be positive, got {regularization}")
     if type(features) is not Sketch or features.gradient_width:
         raise ValueError(f"`features` must be a Sketch made without gradients, got {features!r}")

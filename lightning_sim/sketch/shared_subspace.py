@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sim._arguments import check_integer
+from lightning_sim.figures.style import GREY, OUTPUT_COLORS, new_figure, style_axes
 from lightning_sim.sketch.sketch import Sketch
 
 __all__ = ["SharedSubspace", "shared_subspace"]
@@ -29,26 +31,20 @@ class SharedSubspace:
 
     def plot(self) -> Any:
         """Scaling and rotation by direction, a ``matplotlib.figure.Figure``; needs the extra ``plot``."""
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("figures need matplotlib: pip install 'lightning-sim[plot]'") from error
-        figure = Figure(figsize=(8.0, 3.2), dpi=110, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(8.0, 3.2)
         numbers = range(1, len(self.variance) + 1)
         left, right = figure.subplots(1, 2)
         own = self.variance / self.variance[0]
-        left.plot(numbers, own, color="#757575", linewidth=1.2, label="by its own network")
-        left.plot(numbers, self.scaling, color="#2e6f95", marker="o", markersize=3, label="by the other")
+        left.plot(numbers, own, color=GREY, linewidth=1.2, label="by its own network")
+        left.plot(numbers, self.scaling, color=OUTPUT_COLORS[1], marker="o", markersize=3, label="by the other")
         left.set_yscale("log")
         left.legend(frameon=False, fontsize=8)
-        right.plot(numbers, self.alignment, color="#d1495b", marker="o", markersize=3)
+        right.plot(numbers, self.alignment, color=OUTPUT_COLORS[0], marker="o", markersize=3)
         right.set_ylim(0, 1.02)
         for axes, title in ((left, "scaling"), (right, "alignment (cosine of the rotation)")):
             axes.set_title(title, fontsize=10.5, loc="left")
             axes.set_xlabel("principal direction", fontsize=9)
-            axes.spines[["top", "right"]].set_visible(False)
+            style_axes(axes)
         return figure
 
 
@@ -93,8 +89,7 @@ def shared_subspace(a: Sketch, b: Sketch, *, count: int = 50) -> SharedSubspace:
         >>> [round(value, 1) for value in shared_subspace(a, b).scaling.tolist()]
         [1.0, 0.4, 0.0, 0.0]
     """
-    if count < 1:
-        raise ValueError(f"`count` must be at least 1, got {count}")
+    check_integer(count, "count", least=1)
     a.require_comparable(b)
     for sketch, name in ((a, "a"), (b, "b")):
         if (problem := sketch.problem()) is not None:

@@ -75,3 +75,5 @@ def test_what_does_not_fit_is_refused():
         regression(x * torch.nan, y)
     with pytest.raises(ValueError, match="at least 4 samples"):
         kernel_ridge_regression(Sketch(), Sketch())
+    with pytest.raises(ValueError, match="`regularization` must be a finite number, got 'a little'"):
+        regression(x, y, regularization="a little")

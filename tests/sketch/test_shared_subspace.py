@@ -86,6 +86,8 @@ def test_what_cannot_be_compared_is_refused():
     x, y = related(100, 30, rank=10, correlation=0.7, seed=0)
     with pytest.raises(ValueError, match=r"`count`.*0"):
         shared_subspace(sketched(x), sketched(y), count=0)
+    with pytest.raises(ValueError, match=r"`count` must be an integer, at least 1, got 2\.5"):
+        shared_subspace(sketched(x), sketched(y), count=2.5)
     with pytest.raises(ValueError, match="different samples"):
         shared_subspace(sketched(x), sketched(y[1:]))
     with pytest.raises(ValueError, match="sketch `b` is constant"):
