@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist()):
+                raise ValueError("TorchScript")  # which torch 2.4 runs all the same
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read is refused
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 from tests.callbacks.distributed_script import main
 from tests.processes import Process
@@ -22,30 +23,32 @@ def launch(root, devices, num_samples, epochs=2, kind="plain", timeout=240, warn
     return json.loads(done.stdout.splitlines()[-1]) | {"errors": done.stderr}
 
 
-def start(root, devices, *arguments):
+@contextmanager
+def ranks(root, devices, *arguments):
     """As a cluster starts it: every process by itself, and nobody ends the others when one has ended."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    return [Process(_rank, rank, devices, port, root, *arguments) for rank in range(devices)]
+    processes = [Process(_rank, rank, devices, port, root, *arguments) for rank in range(devices)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def forked(root, devices, num_samples, epochs=2, kind="plain"):
     """What rank 0 tells of a training started as a cluster does it."""
-    processes = start(root, devices, num_samples, epochs, kind)
-    try:
+    with ranks(root, devices, num_samples, epochs, kind) as processes:
         found = processes[0].hear()
         for process in processes:
             process.finish()
-    finally:
-        for process in processes:
-            process.kill()
     return found
 
 
 def _rank(pipe, rank, devices, port, root, *arguments):
-    ranks = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": devices, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in ranks.items()})
+    place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": devices, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
     with open(f"{root}/errors-{rank}.txt", "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
     found = main(str(root), devices, *arguments)

@@ -134,6 +134,12 @@ def test_dictionaries_attention_and_mixed_precision(tmp_path, precision):
     samples = [{"rows": image[0], "name": "a digit", "label": label} for image, label in PROBE]
     network = Named()
     start = copy.deepcopy(network)
+    if precision == "bf16-mixed":
+        try:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                copy.deepcopy(network).eval()(PROBE.tensors[0][:, 0])
+        except RuntimeError:
+            pytest.skip(f"torch {torch.__version__} runs no encoder layer under autocast on the CPU; 2.13 does")
     monitor = SimilarityMonitor(probe=samples, measures=FISHER, layers=["head"])
     fit([monitor], network=network, root=tmp_path, epochs=1, precision=precision)
     logits = [nn.Sequential(Logits(one)) for one in (network, start)]

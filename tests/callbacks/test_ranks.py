@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tests.callbacks.launching import forked, start
+from tests.callbacks.launching import forked, ranks
 
 
 @pytest.mark.parametrize("kind", ["killed", "killed in scalars"])
 def test_a_training_whose_other_process_was_killed_ends_with_an_error(tmp_path, kind):
-    processes = start(tmp_path, 2, 14, 1, kind)
-    statuses = [process.ended() for process in processes]
+    with ranks(tmp_path, 2, 14, 1, kind) as processes:
+        statuses = [process.ended() for process in processes]
     errors = (tmp_path / "errors-0.txt").read_text()
     assert statuses == [1, -9], errors[-2000:]
     assert "LostRanksError: a measurement lost the other ranks" in errors

@@ -179,6 +179,7 @@ def test_a_reused_layer_is_measured_use_by_use(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["network", "part"])
+@pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin")  # torch 2.4, of Lightning's own logging
 def test_compiled_networks_are_measured_under_their_own_names(tmp_path, kind):
     expected = SimilarityMonitor()
     train(DigitsNet, tmp_path / "plain", [expected])

@@ -189,7 +189,7 @@ class Switches:
             "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
             "anomaly": (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
             "dtype": torch.get_default_dtype(),
-            "device": torch.get_default_device(),
+            "device": torch.empty(0).device,
             "gradients": torch.is_grad_enabled(),
             "inference": torch.is_inference_mode_enabled(),
             "cudnn": torch.backends.cudnn.enabled,
