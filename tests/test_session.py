@@ -110,7 +110,11 @@ def test_a_transport_map_is_computed_once_a_measurement_and_once_of_the_referenc
     monkeypatch.setattr(transport_map, "transport_map_kernel", counted)
     monitor = SimilarityMonitor(
         before_training=False,
-        probe=PROBE, layers=CONVOLUTIONS, measures=("cka", "nbs"), representations="transport_map", num_buckets=16
+        probe=PROBE,
+        layers=CONVOLUTIONS,
+        measures=("cka", "nbs"),
+        representations="transport_map",
+        num_buckets=16,
     )
     fit([monitor], root=tmp_path, epochs=3)
     assert np.isfinite(monitor.history.trajectory("nbs", layer="net.0", representation="transport_map").values).all()

@@ -19,7 +19,9 @@ class Wait(Callback):
 
 def train(pipe, root, kind, epochs, checkpoints, ckpt_path=None):
     """In the end it says where it wrote, and what it measured."""
-    monitor = SimilarityMonitor(layers="net.0", measures=("cka", "jsd"), num_samples=40, save_sketches=True, before_training=False)
+    monitor = SimilarityMonitor(
+        layers="net.0", measures=("cka", "jsd"), num_samples=40, save_sketches=True, before_training=False
+    )
     logger = WandbLogger(save_dir=root, offline=True) if kind == "wandb" else False
     callbacks = [monitor, ModelCheckpoint(checkpoints, filename="{epoch}", save_top_k=-1), Wait(pipe)]
     network = new_network(seed=len(str(checkpoints)))
