@@ -135,11 +135,7 @@ class SimilarityHistory:
         step: int | None = None,
         condition: str = "",
     ) -> SimilarityMatrix:
-        """The layer x layer matrix of one measure: the last one, or the last one of an epoch or step.
-
-        Raises:
-            ValueError: if there is none; the message says which there are.
-        """
+        """The last layer x layer matrix of a measure, or of an epoch or step; a ValueError says which there are."""
         return found_matrix(self.measurements, measure, representation, condition, epoch, step)
 
     def correlation(
@@ -252,14 +248,9 @@ class SimilarityHistory:
         return data_frame(joined((history.run or "run", history._columns(matrices)) for history in read))
 
     def save(self, directory: Path | str) -> Path:
-        """Write a record, which `read_history` and ``lightning-sim report`` read.
+        """Write a record, which `read_history` and ``lightning-sim report`` read, and return where it lies.
 
-        Args:
-            directory: made when needed; where there is a record, the first free of ``<directory>-1`` and so on, which
-                is returned.
-
-        Raises:
-            OSError: if it cannot be written.
+        That is the directory, made when needed, or where it has a record the first free of ``<directory>-1`` and so on.
         """
         writer = RecordWriter(directory, self.metadata, self.measurements)
         try:

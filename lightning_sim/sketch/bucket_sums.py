@@ -100,10 +100,8 @@ class BucketSums:
     def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
         if gradients is not None and self.keeps_factors:
             return add_factors(self._sums, features.to(self.dtype), gradients.to(self.dtype), samples)
-        if gradients is None:
-            folds = fold(features, self.num_projections, self.seed, self.dtype)
-        else:
-            folds = tensor_sketch(features, gradients, self.num_projections, self.seed, self.dtype)
+        how = self.num_projections, self.seed, self.dtype
+        folds = fold(features, *how) if gradients is None else tensor_sketch(features, gradients, *how)
         self._sums["feature_sums"] += folds.sum(1, dtype=torch.float64)
         if samples.run is not None:
             self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])
