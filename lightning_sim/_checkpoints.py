@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -144,7 +145,7 @@ def _refusal(path: Path, error: Exception) -> str:
         return f"{path} is not a readable safetensors file, its content is incomplete or damaged; {_AGAIN}"
     if "TorchScript" in text:
         return f"{path} is a TorchScript archive, which is code; {_SAVE}"
-    if "legacy .tar" in text:
+    if tarfile.is_tarfile(path):
         return f"{path} is in the tar format of the first versions of torch; load it with one of them, and {_SAVE}"
     # The object that is not on torch's list of harmless ones.
     found = re.search(r"GLOBAL ([\w.]+)", text)
