@@ -317,7 +317,7 @@ def _explained(passed: Tensor, target: Tensor, means: Tensor | None, way: int) -
         return torch.full((2,), torch.nan, dtype=torch.float64, device=passed.device)
     channels = target.shape[1]
     mean = (means[-channels:] if way == 0 else means[:channels]).to(target).view(-1, *[1] * (target.ndim - 2))
-    return torch.stack([(passed - target).square().sum(), (target - mean).square().sum()]).double()
+    return torch.stack([(passed - target).square_().sum(), (target - mean).square_().sum()]).double()
 
 
 def _relative(scores: Mapping[tuple[Pair, int], tuple[Scores, float]], pair: Pair) -> float:

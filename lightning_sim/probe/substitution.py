@@ -139,11 +139,18 @@ class _ShapesOnly(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.active:
             return function(*arguments, **options)
         self._count += 1
-        leaves = tree_leaves((arguments, options))
-        if function._schema.is_mutable and any(isinstance(leaf, Tensor) and not leaf.is_meta for leaf in leaves):
-            raise RuntimeError("something is changed in place, which may be needed")
-        key = self._count, function, tuple((x.shape, x.dtype) if isinstance(x, Tensor) else str(x) for x in leaves)
+        key = self._count, function, tuple(map(_shape, arguments)), tuple(map(_shape, options.values()))
         if key not in self._known:
+            leaves = tree_leaves((arguments, options))
+            if function._schema.is_mutable and any(isinstance(leaf, Tensor) and not leaf.is_meta for leaf in leaves):
+                raise RuntimeError("something is changed in place, which may be needed")
             arguments, options = tree_map_only(Tensor, lambda x: x.to("meta"), (arguments, options))
             self._known[key] = function(*arguments, **options)
         return self._known[key]
+
+
+def _shape(argument: Any) -> Any:
+    """What a result's shape depends on."""
+    if isinstance(argument, Tensor):
+        return argument.shape, argument.dtype, argument.is_meta
+    return tuple(map(_shape, argument)) if isinstance(argument, list | tuple) else argument

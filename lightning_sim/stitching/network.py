@@ -62,9 +62,10 @@ class Stitch(nn.Module):
                 expected = f"{len(self.factors[0])} channels"
                 raise ValueError(f"the stitch takes {expected}, and the layer in front of it gives {x.shape[1]}")
             mapped = x.flatten(2) if x.ndim > 2 else x[:, :, None]
-            for factor in self.factors:
+            for factor in self.factors[:-1]:
                 mapped = factor.T @ mapped
-            return (mapped + self.bias[:, None]).reshape(len(x), len(self.bias), *x.shape[2:])
+            last = self.factors[-1].T.expand(len(x), -1, -1)
+            return torch.baddbmm(self.bias[:, None], last, mapped).reshape(len(x), len(self.bias), *x.shape[2:])
 
 
 class Party:
