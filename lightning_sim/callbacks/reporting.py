@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning_sim.record import Key, Measurement, SimilarityHistory
-from lightning_sim.views import correlation_figure
+from lightning_sim.views import correlation_figure, interchange_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +29,9 @@ def figures_of(
     }
     if any(key.representation == "features" for key in correlations):
         figures[f"{monitor}/correlation/cka_jsd/features"] = partial(correlation_figure, history)
+    measured = {key.measure for key in measurement.by_key}
+    if {"cka", "stitching"} <= measured:
+        figures[f"{monitor}/scatter/cka_stitching"] = partial(interchange_figure, history)
     return figures
 
 

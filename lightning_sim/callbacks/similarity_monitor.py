@@ -86,6 +86,9 @@ class SimilarityMonitor(Callback):
             probe for a thousand classes; choose `num_samples` by it.
             The last two need a reference with the same parameters. ``"fisher_rao_distance"`` keeps them on the CPU and,
             unless they come from a file, in checkpoints, which grow by the size of the network.
+            ``"stitching"`` (layers): how well a layer takes the other's place, on the other half of the probe from that
+            on which a linear map between the two is found (:class:`lightning_sim.measures.Stitching`). For 8 layers it
+            takes as long as 8 passes. Where the reference is an earlier state of the network it is kept likewise.
         representations: what of a layer is compared: ``"features"``; ``"gradients"`` of the loss with respect to
             them; both, ``"features*gradients"``, by the product of the two kernels, ``"features+gradients"`` by
             their sum, ``"elementwise"`` by the entrywise product of the vectors, and ``"transport_map"`` by the map

@@ -70,7 +70,7 @@ class Stitching(Measure):
     needs = frozenset({"pair"})
 
     def __init__(self, every_pair: bool = False, **options: Any) -> None:
-        map_of_gram(torch.eye(3, dtype=torch.float64), 1, **options)  # refuses what cannot work
+        map_of_gram(torch.eye(3, dtype=torch.float64, device="cpu"), 1, **options)  # refuses what cannot work
         self.every_pair = every_pair
         self.options = options
         self._sizes: dict[Pair, tuple[int, int]] = {}
@@ -109,7 +109,7 @@ class Stitching(Measure):
                     for gram, width in sums.values():
                         self._sizes[pair] = width, len(gram) - 1 - width
                         rows[pair] = round(float(gram[0, 0]) / len(ids)) * -(-mine.runner.probe.size // 2)
-            return torch.zeros(())
+            return torch.zeros((), device="cpu")
 
         mine.runner.try_first(network, summed, beside=other)
         if not any(self._numbered(pairs)):
@@ -232,11 +232,11 @@ class Stitching(Measure):
         width, other_width = self._sizes[pair]
         if not bool(gram.isfinite().all()):
             return None
-        turned = torch.cat([torch.zeros(1), 1 + width + torch.arange(other_width), 1 + torch.arange(width)]).long()
+        order = [0, *range(1 + width, 1 + width + other_width), *range(1, 1 + width)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a side without variance: its R2 is NaN, and says so
             found = [map_of_gram(gram, width, **self.options)]
-            found.append(map_of_gram(gram[turned][:, turned], other_width, **self.options))
+            found.append(map_of_gram(gram[order][:, order], other_width, **self.options))
         return found[0], found[1], gram[0, 1:] / gram[0, 0]
 
     def _scores(

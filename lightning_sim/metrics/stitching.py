@@ -81,7 +81,8 @@ class StitchingMap(SummedMetric):
         self._widths = tuple(check_integer(value, name, 1) for name, value in named)
         self._options: dict[str, Any] = {"kind": kind, "rank": rank, "alpha": alpha, "ridge": ridge, "bias": bias}
         size = 1 + sum(self._widths)
-        map_of_gram(torch.eye(size, dtype=torch.float64), self._widths[0], **self._options)  # refuses what cannot work
+        # Refuses what cannot work.
+        map_of_gram(torch.eye(size, dtype=torch.float64, device="cpu"), self._widths[0], **self._options)
         self.add_state("gram", torch.zeros(size, size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, x: Tensor, y: Tensor) -> None:

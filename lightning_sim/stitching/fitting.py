@@ -12,7 +12,7 @@ from lightning_sim.functional import LinearMap
 from lightning_sim.functional.stitching import map_of_gram
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.guards import evaluating, substituted_buffers, uncompiled
-from lightning_sim.stitching.network import Party
+from lightning_sim.stitching.network import Party, Stitch
 from lightning_sim.stitching.positions import gram_of, placed
 
 __all__ = ["StitchingSums", "add_grams"]
@@ -74,10 +74,29 @@ class StitchingSums:
             layer: of the first network.
             options: as of :func:`lightning_sim.functional.stitching_map`.
         """
+        gram, width = self._of(layer)
+        return map_of_gram(gram, width, **options)
+
+    def r2(self, layer: str, stitch: LinearMap | Stitch) -> float:
+        """Share of the variance of the counterpart of a layer that any linear stitch explains.
+
+        Args:
+            layer: of the first network.
+            stitch: whose weight and bias are taken.
+        """
+        gram, width = self._of(layer)
+        bias, weight = (part.detach().to(gram) for part in (stitch.bias, stitch.weight))
+        # Of [1 x y], the columns that add up to the residual, and to the distance of y from its mean.
+        others = torch.eye(len(gram) - 1 - width).to(gram)
+        residual = torch.cat([-bias[None], -weight, others])
+        centred = torch.cat([-gram[:1, 1 + width :] / gram[0, 0], torch.zeros_like(weight), others])
+        squares = [(columns * (gram @ columns)).sum() for columns in (residual, centred)]
+        return float(1 - squares[0] / squares[1])
+
+    def _of(self, layer: str) -> tuple[Tensor, int]:
         if not self._sums:
             raise ValueError("no samples were added, from which maps could be found")
-        gram, width = self._sums[layer, self._pairs[layer]]
-        return map_of_gram(gram, width, **options)
+        return self._sums[layer, self._pairs[layer]]
 
 
 def add_grams(

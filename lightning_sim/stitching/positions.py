@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from lightning_sim._checks import working_dtype
 from lightning_sim.functional.stitching import stitching_gram
 
 __all__ = ["gram_of", "has_channels_first", "opened", "placed"]
@@ -67,5 +69,6 @@ def placed(x: Tensor, grid: bool, positions: Sequence[int], on_grid: bool) -> Te
 
 def gram_of(x: Tensor, y: Tensor) -> Tensor:
     """The sums of :func:`stitching_gram` of (samples, channels, positions...) at the same positions, each a row."""
-    rows = [side.float().movedim(1, 0).flatten(1).T if side.ndim > 2 else side.float() for side in (x, y)]
+    sides = [side.to(working_dtype(torch.promote_types(x.dtype, y.dtype))) for side in (x, y)]
+    rows = [side.movedim(1, 0).flatten(1).T if side.ndim > 2 else side for side in sides]
     return stitching_gram(*rows)

@@ -58,11 +58,11 @@ def tally(logits: Tensor, own: Tensor, targets: Tensor | None) -> Tensor:
     logits, own = logits.double(), own.double()
     predicted = torch.where(logits.isnan().any(1), -1, logits.argmax(1))
     entropy = -(own.softmax(1) * logits.log_softmax(1)).sum()
-    found = [torch.full((), len(logits)), torch.zeros(()), torch.zeros(()), torch.zeros(())]
+    samples, none = entropy.new_tensor(len(logits)), entropy.new_zeros(())
+    labelled = [none, none, none]
     if targets is not None:
-        found[1:] = [found[0], (predicted == targets).sum(), (own.argmax(1) == targets).sum()]
-    found += [(predicted == own.argmax(1)).sum(), entropy]
-    return torch.stack([value.to(entropy) for value in found])
+        labelled = [samples, (predicted == targets).sum(), (own.argmax(1) == targets).sum()]
+    return torch.stack([part.to(entropy) for part in (samples, *labelled, (predicted == own.argmax(1)).sum(), entropy)])
 
 
 def score_stitched(stitched: Stitched, batches: Iterable[Any]) -> Scores:

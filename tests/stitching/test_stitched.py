@@ -168,6 +168,11 @@ def test_sums_over_batches_give_the_map_of_all_positions() -> None:
     expected = np.linalg.lstsq(design, target, rcond=None)[0]
     found = sums.map("norm")
     np.testing.assert_allclose(np.vstack([found.weight, found.bias]), expected, rtol=1e-5, atol=1e-5)
+    other = drawn(6, 5)
+    residual = design @ np.vstack([other.weight, other.bias]) - target
+    share = 1 - (residual**2).sum() / ((target - target.mean(0)) ** 2).sum()
+    assert sums.r2("norm", other) == pytest.approx(share, rel=1e-5)
+    assert sums.r2("norm", found) == pytest.approx(float(found.r2), rel=1e-6)
 
 
 def test_scores() -> None:
