@@ -77,3 +77,17 @@ def test_the_trainer_of_transformers(tmp_path):
     assert all(0 < float(value) < 1 for value in rows["bert.encoder.layer.1"])
     history = read_history(tmp_path / "transformers_run" / "similarity")
     assert [(m.epoch, m.step) for m in history.measurements] == [(0, 43), (1, 86), (2, 129)]
+
+
+def test_stitching(tmp_path):
+    output = run("stitching.py", tmp_path, "--out", str(tmp_path / "figures"))
+    rows = {line[:36].strip(): [float(value) for value in line[36:].split()] for line in output.splitlines()[1:-1]}
+    squares, rotation, untrained = (
+        rows[f"relative accuracy, {name}"] for name in ("least squares", "orthogonal", "untrained front")
+    )
+    assert len(squares) == 4
+    assert all(value > 0.5 for value in (*squares, *rotation))
+    assert sum(squares) > sum(untrained) + 0.5
+    assert all(a > b for a, b in zip(*(rows[f"R2, {kind}"] for kind in ("least squares", "task loss")), strict=True))
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"figure_{n}.png" for n in (2, 4, 7, 8)}
+    assert "Figure 5 is not reproduced" in output

@@ -14,7 +14,7 @@ from lightning_sim.loggers import log_figures, setup_loggers
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.record.means import layer_means, leading, mean_keys
-from lightning_sim.views import correlation_figure
+from lightning_sim.views import correlation_figure, interchange_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,4 +78,7 @@ def _figures_of(
     }
     if any(key.representation == "features" for key in correlations):
         figures[f"{monitor}/correlation/cka_jsd/features"] = partial(correlation_figure, history)
+    measured = {key.measure for key in measurement.by_key}
+    if {"cka", "stitching"} <= measured:
+        figures[f"{monitor}/scatter/cka_stitching"] = partial(interchange_figure, history)
     return figures

@@ -64,7 +64,8 @@ class SimilarityMonitor(Callback):
             ``"nbs"`` (layers), ``"wcka"`` (weights of chains of dense layers), ``"agreement"``, ``"jsd"`` and
             ``"rank_correlation"`` (logits), those that the networks do not allow are left out; where only some of them
             are named, such a one is refused. ``"mean_embedding"``, ``"fisher_rao_norm"``, ``"fisher_rao_distance"`` and
-            ``"task2vec"`` say how far the network must move for this dataset, the last three by passes of their own.
+            ``"task2vec"`` say how far the network must move for this dataset, the last three by passes of their own;
+            ``"stitching"`` how well a layer takes the other's place, by as many passes as there are layers.
         representations: what of a layer is compared: ``"features"``, ``"gradients"`` of the loss with respect to
             them, or both by the kernels' product, ``"features*gradients"``, or sum, ``"features+gradients"``, by the
             entrywise product of the vectors, ``"elementwise"``, or by ``"transport_map"``, which carries the one to the
@@ -112,8 +113,7 @@ class SimilarityMonitor(Callback):
         >>> from lightning.pytorch import Trainer
         >>> from lightning_sim import SimilarityMonitor
         >>> monitor = SimilarityMonitor(reference="init", layers=["conv*"], num_samples=512)
-        >>> trainer = Trainer(callbacks=[monitor], logger=False, enable_checkpointing=False, accelerator="cpu")
-        >>> # trainer.fit(model, datamodule); monitor.history.to_pandas()
+        >>> trainer = Trainer(callbacks=[monitor], accelerator="cpu")  # trainer.fit(model, datamodule)
     """
 
     @formerly_positional("every_n_epochs")

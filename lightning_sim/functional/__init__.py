@@ -23,10 +23,12 @@ from lightning_sim.functional.outputs import (
 from lightning_sim.functional.procrustes import angular_procrustes_distance, procrustes_distance
 from lightning_sim.functional.product_kernel import product_kernel_similarity
 from lightning_sim.functional.representational_similarity import representational_similarity_analysis
+from lightning_sim.functional.stitching import LinearMap, stitching_map
 from lightning_sim.functional.weights import weight_centered_kernel_alignment
 
 __all__ = [
     "CorrelationResult",
+    "LinearMap",
     "angular_procrustes_distance",
     "canonical_correlation",
     "centered_kernel_alignment",
@@ -48,6 +50,7 @@ __all__ = [
     "rank_correlation",
     "representational_similarity_analysis",
     "spearman_correlation",
+    "stitching_map",
     "svcca",
     "task2vec",
     "task2vec_similarity",

@@ -17,6 +17,7 @@ from lightning_sim.measures.mean_embedding import MeanEmbedding
 from lightning_sim.measures.measure import Measure
 from lightning_sim.measures.outputs import OutputFunction
 from lightning_sim.measures.sketches import CenteredKernelAlignmentOfLayers, NormalizedBuresSimilarityOfLayers
+from lightning_sim.measures.stitching import Stitching
 from lightning_sim.measures.weights import WeightAlignment
 from lightning_sim.record.scale import Scale
 
@@ -37,6 +38,7 @@ _BUILT_IN: tuple[Measure, ...] = (
     FisherRaoNorm(),
     FisherRaoDistance(),
     Task2Vec(),
+    Stitching(),
     LayerFunction(functional.hsic, scale=Scale()),
     LayerFunction(functional.canonical_correlation, scale=_SHARE),
     LayerFunction(functional.svcca, scale=_SHARE),

@@ -4,6 +4,7 @@ from lightning_sim.metrics.canonical_correlation import CanonicalCorrelation
 from lightning_sim.metrics.centered_kernel_alignment import CenteredKernelAlignment
 from lightning_sim.metrics.normalized_bures_similarity import NormalizedBuresSimilarity
 from lightning_sim.metrics.outputs import OutputDivergence, PredictionAgreement, RankCorrelation
+from lightning_sim.metrics.stitching import StitchingMap
 from lightning_sim.metrics.weights import WeightCenteredKernelAlignment
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "OutputDivergence",
     "PredictionAgreement",
     "RankCorrelation",
+    "StitchingMap",
     "WeightCenteredKernelAlignment",
 ]

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "isolated_random_state", "substituted_buffers", "substituted_parameters", "uncompiled"]
+__all__ = [
+    "evaluating",
+    "frozen",
+    "isolated_random_state",
+    "substituted_buffers",
+    "substituted_parameters",
+    "uncompiled",
+]
 
 
 @contextmanager
@@ -30,6 +37,19 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No parameter gets a gradient from what is run inside; each gets its own flag back, also after an exception."""
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad = False
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad = flag
 
 
 @contextmanager

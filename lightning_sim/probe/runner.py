@@ -134,6 +134,8 @@ class ProbeRunner:
         *,
         weights: Mapping[str, Tensor] | None = None,
         one_by_one: bool = False,
+        beside: nn.Module | None = None,
+        part: tuple[int, int] = (0, 1),
         advance: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Mean over the probe's samples of what every rank adds up over its share.
@@ -145,6 +147,10 @@ class ProbeRunner:
                 names. Buffers are in their places already.
             weights: parameters and buffers to run with.
             one_by_one: whether every batch is one sample.
+            beside: another network that `summed` runs on the same samples, in evaluation mode and on `device` as well;
+                every batch is then a pair, prepared for the one and for the other.
+            part: ``(index, count)``: only the samples whose id has the remainder `index` on division by `count`. The
+                sum is divided by the number of all samples nevertheless.
             advance: called after every batch.
 
         Raises:
@@ -153,15 +159,18 @@ class ProbeRunner:
         """
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
-            batches = self.probe.batches(self.rank, self.world_size, one_by_one=one_by_one)
-            total = self._sum(network, summed, self._advancing(batches, advance), weights)
+            batches = self.probe.batches(*self._share(part), one_by_one=one_by_one)
+            total = self._sum(network, summed, self._advancing(batches, advance), weights, beside)
         if self.world_size > 1:
             add_sums(total)
         return total / self.probe.size
 
-    def try_first(self, network: nn.Module, summed: Summed, *, one_by_one: bool = False) -> None:
+    def try_first(
+        self, network: nn.Module, summed: Summed, *, one_by_one: bool = False, beside: nn.Module | None = None
+    ) -> None:
         """Run what `mean` is to run on the first batch alone, the same on every rank."""
-        self._sum(network, summed, self.probe.first_batch(self.world_size, one_by_one=one_by_one), {})
+        batches = self.probe.first_batch(self.world_size, one_by_one=one_by_one)
+        self._sum(network, summed, batches, {}, beside)
 
     def weights_of_all_ranks(
         self, network: nn.Module, weights: Mapping[str, Tensor] | None = None
@@ -171,9 +180,14 @@ class ProbeRunner:
             return buffers_of_rank_zero(network, self.device) if self.world_size > 1 else {}
         return weights
 
-    def num_batches(self, *, one_by_one: bool = False) -> int:
+    def num_batches(self, *, one_by_one: bool = False, part: tuple[int, int] = (0, 1)) -> int:
         """How many batches this rank runs in one pass."""
-        return self.probe.num_batches(self.rank, self.world_size, one_by_one=one_by_one)
+        return self.probe.num_batches(*self._share(part), one_by_one=one_by_one)
+
+    def _share(self, part: tuple[int, int]) -> tuple[int, int]:
+        """This rank's share of a part of the samples, as one of more ranks."""
+        index, count = part
+        return self.rank * count + index, self.world_size * count
 
     def _sum(
         self,
@@ -181,9 +195,15 @@ class ProbeRunner:
         summed: Summed,
         batches: Iterator[tuple[Tensor, Any]],
         weights: Mapping[str, Tensor],
+        beside: nn.Module | None = None,
     ) -> Tensor:
-        with self._untraced(network, weights):
-            return summed(((ids, self.prepare(network, batch)) for ids, batch in batches), weights)
+        def prepared(batch: Any) -> Any:
+            own = self.prepare(network, batch)
+            return own if beside is None else (own, self.prepare(beside, batch))
+
+        also = nullcontext() if beside is None or beside is network else self._untraced(beside, {})
+        with self._untraced(network, weights), also:
+            return summed(((ids, prepared(batch)) for ids, batch in batches), weights)
 
     def _snapshot(
         self,

@@ -10,14 +10,23 @@ import numpy as np
 
 from lightning_sim.figures import Panel, Scatter, draw_heatmap, scatter_figure
 from lightning_sim.figures.lines import draw_lines, explain_lines
-from lightning_sim.figures.style import axis_label, new_figure
+from lightning_sim.figures.style import (
+    FAINT,
+    GREY,
+    axis_label,
+    depth_colors,
+    label,
+    new_figure,
+    set_title,
+    style_axes,
+)
 from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.correlations import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["comparison_figure", "correlation_figure"]
+__all__ = ["comparison_figure", "correlation_figure", "interchange_figure"]
 
 _MOST_SCATTER_PANELS = 12
 
@@ -50,6 +59,45 @@ def correlation_figure(
     few = "" if count == len(layers) else f", {count} of {len(layers)} layers"
     title = f"{output} against {measure} of {representation}{few}"
     return scatter_figure(title, panels, [m.epoch for m in history.measurements], (measure, output))
+
+
+def interchange_figure(history: SimilarityHistory, epoch: int | None = None, similarity: str = "cka") -> Figure:
+    """A similarity of every layer against its stitching, and against that of an untrained front, at one measurement.
+
+    A layer to the right and below is similar, and cannot take the other's place all the same. One whose grey control is
+    as high would do so untrained.
+
+    Args:
+        history: of a run with both measures.
+        epoch: The last measurement of this epoch; the very last one by default.
+        similarity: The measure on the x axis, of features.
+
+    Raises:
+        ValueError: If no layer has both.
+    """
+    found = [m for m in history.measurements if epoch is None or m.epoch == epoch]
+    values = found[-1].by_key if found else {}
+    measures = (similarity, "stitching", "stitching_untrained")
+    keys = {layer: [Key(measure, "features", layer) for measure in measures] for layer in history.layers}
+    shown = {layer: of for layer, of in keys.items() if of[0] in values and of[1] in values}
+    if not shown:
+        known = ", ".join(history.measures) or "nothing"
+        raise ValueError(f"no layer has both {similarity} and stitching at this measurement; the history holds {known}")
+    figure = new_figure(5.6, 4.2)
+    axes = figure.subplots()
+    for (layer, of), color in zip(shown.items(), depth_colors(len(shown)), strict=True):
+        x, y, control = (values.get(key, math.nan) for key in of)
+        axes.plot([x, x], [y, control], color=FAINT, linewidth=1.2, zorder=1)
+        axes.scatter([x], [control], color=GREY, marker="_", s=40, zorder=2)
+        axes.scatter([x], [y], color=color, s=34, edgecolors="white", linewidths=0.5, zorder=3, label=label(layer))
+    axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.03, axes.get_ylim()[1]))
+    style_axes(axes)
+    set_title(axes, f"similar, and interchangeable? epoch {found[-1].epoch}")
+    axis_label(axes.set_xlabel, similarity)
+    axis_label(axes.set_ylabel, "stitching, and of an untrained front (grey)")
+    explain_lines(figure, [(axes, Panel("", {layer: history.trajectory_of(of[1]) for layer, of in shown.items()}))])
+    return figure
 
 
 def comparison_figure(histories: Mapping[str, SimilarityHistory], measure: str = "cka") -> Figure:

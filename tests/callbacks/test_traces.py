@@ -222,7 +222,7 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled", "ignore:stitches are fitted on one half")
 def test_switches_of_torch_are_as_they_were_and_do_not_fail(tmp_path, switches, name):
     from lightning_sim.measures import MEASURES, LayerFunction
     from lightning_sim.probe.representations import REPRESENTATIONS as ALL

@@ -14,7 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from tests.metrics.cases import CASES, DECISIVE, Batch, Case
+from lightning_sim.metrics import StitchingMap
+from tests.metrics.cases import CASES, DECISIVE, WIDTHS, Batch, Case
 from tests.processes import start_ranks
 
 # Which rank gets which of the six batches.
@@ -61,6 +62,7 @@ def _work(rank: int, world_size: int) -> dict[str, Any]:
     found["steps"] = {name: _steps(case, rank, world_size) for name, case in CASES.items()}
     found["afterwards"] = {name: _interrupted(case, uneven, rank) for name, case in CASES.items()}
     found["traffic"] = {name: _traffic(case.fed(division(case, uneven, rank))) for name, case in CASES.items()}
+    found["map"] = _stitching(uneven, rank)
     if world_size == 2:
         found |= _with_other_settings({name: division(case, uneven, rank) for name, case in CASES.items()})
     if world_size == 3:
@@ -71,6 +73,16 @@ def _work(rank: int, world_size: int) -> dict[str, Any]:
                 for name, case in CASES.items()
             }
     return found
+
+
+def _stitching(ranks: list[int], rank: int) -> tuple[Any, dict[str, list[int]]]:
+    """The map of all ranks' samples, and what was sent for it."""
+    metric = StitchingMap(*WIDTHS)
+    for (x, y), owner in zip(CASES["cca"].batches, ranks, strict=True):
+        if owner == rank:
+            metric.update(x, y)
+    traffic = _traffic(metric)
+    return tuple(metric.compute()), traffic
 
 
 def _with_other_settings(mine: dict[str, list[Batch]]) -> dict[str, Any]:

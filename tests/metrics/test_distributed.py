@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_sim.functional import stitching_map
 from tests.metrics.cases import CASES, DECISIVE, WIDTHS
 from tests.metrics.processes import DIVISIONS, division, run
 
@@ -68,6 +69,16 @@ def test_ranks_send_their_state_and_gather_nothing(ranks: Ranks, name: str) -> N
         announced = list((sent - states).elements())
         assert len(announced) <= 1
         assert sum(announced) <= max(len(ranks), 1 + sum(WIDTHS))
+
+
+def test_a_map_is_that_of_all_samples_by_one_all_reduce(ranks: Ranks) -> None:
+    x, y = (torch.cat(side) for side in zip(*CASES["cca"].batches, strict=True))
+    expected = stitching_map(x, y)
+    for found in ranks:
+        values, traffic = found["map"]
+        for value, part in zip(values, expected, strict=True):
+            torch.testing.assert_close(value, part, rtol=1e-9, atol=1e-9)
+        assert traffic == {"all_reduce": [(1 + sum(WIDTHS)) ** 2]}
 
 
 @only(2)
