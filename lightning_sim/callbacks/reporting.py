@@ -19,7 +19,7 @@ from lightning_sim.views import correlation_figure, interchange_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Reports", "measurements_before"]
+__all__ = ["Reports", "figures_of", "measurements_before"]
 
 
 class Reports:
@@ -47,7 +47,7 @@ class Reports:
             setup_loggers(trainer.loggers, keys, history, self._name)
         logged = measurement.values | {key.name: value for key, value in following.items()}
         log_scalars(network, {f"{self._name}/{name}": value for name, value in logged.items()}, measurement.step)
-        log_figures(trainer.loggers, _figures_of(measurement, correlations, history, self._name), measurement.step)
+        log_figures(trainer.loggers, figures_of(measurement, correlations, history, self._name), measurement.step)
 
     def warn(self, message: str) -> None:
         """Every message once."""
@@ -64,7 +64,7 @@ def measurements_before(keys: Sequence[Key], measured: int) -> dict[str, int]:
     return {key.name: 0 for key in at_once} | {key.name: late for key in correlations}
 
 
-def _figures_of(
+def figures_of(
     measurement: Measurement, correlations: Mapping[Key, float], history: SimilarityHistory, monitor: str
 ) -> dict[str, Callable[[], Figure]]:
     """How to make each figure, by the name under which loggers have it."""

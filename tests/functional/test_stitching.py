@@ -178,7 +178,7 @@ def test_bad_input_is_refused() -> None:
         ({"rank": 2}, "`rank` is of kind='reduced_rank'.*with kind='least_squares'"),
         ({"kind": "lasso"}, "`alpha` is of kind='lasso', which needs it"),
         ({"kind": "lasso", "alpha": -1.0}, "`alpha` must be at least 0, got -1.0"),
-        ({"kind": "reduced_rank", "rank": 0}, "`rank` must be an integer of at least 1, got 0"),
+        ({"kind": "reduced_rank", "rank": 0}, "`rank` must be an integer, at least 1, got 0"),
         ({"kind": "orthogonal", "ridge": 0.1}, "`ridge` is of least squares and reduced rank"),
         ({"bias": 1}, "`bias` must be True or False"),
     ):

@@ -65,7 +65,7 @@ def test_float32_samples_far_from_zero():
 
 
 def test_misuses_are_refused():
-    with pytest.raises(ValueError, match="`num_features_y` must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="`num_features_y` must be an integer, at least 1, got 0"):
         StitchingMap(3, 0)
     with pytest.raises(ValueError, match="`rank` is of kind='reduced_rank'"):
         StitchingMap(3, 2, kind="reduced_rank")
