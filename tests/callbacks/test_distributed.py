@@ -101,7 +101,7 @@ def spawning(pipe, root):
 
 def test_spawned_processes_measure_the_same(tmp_path):
     process = Process(spawning, str(tmp_path))
-    assert process.hear()["world"] == 2
+    assert process.hear(timeout=240)["world"] == 2
     process.finish()
     assert_measured(tmp_path, 101)
 

@@ -1,6 +1,7 @@
 """A small network on scikit-learn's digits, with everything in it that a careless monitor would disturb."""
 
 import random
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 CONVOLUTIONS = ["net.0", "net.3"]
 
 
+_read = cache(load_digits)  # from compressed text, which takes as long as a training
+
+
 def digits(start, stop):
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _read(return_X_y=True)
     images = torch.tensor(images[start:stop], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     return TensorDataset(images, torch.tensor(labels[start:stop]))
 
