@@ -30,6 +30,8 @@ __all__ = ["Stitching"]
 
 _FIT, _EVALUATE = (0, 2), (1, 2)  # the samples with even ids, and those with odd ones
 _ROWS_PER_CHANNEL = 10
+_NOTHING_RIGHT = "is relative to an accuracy of 0, that of the network whose back it is"
+_NOTHING_VARIES = "has features that are NaN or infinite, or none that vary"
 _SHARE = Scale(low=0, same=1)  # above 1 where it beats the network whose back it is
 
 Pair = tuple[str, str]
@@ -161,12 +163,13 @@ class Stitching(Measure):
                 if score is not None:
                     numbers |= {"": score.relative, "_cross_entropy": score.cross_entropy}
                 for of, value in numbers.items():
-                    problem = "has features that are NaN or infinite, or none that vary"
+                    undefined = of == "" and score is not None
+                    problem = _NOTHING_RIGHT if undefined else _NOTHING_VARIES
                     found.add(Key(f"{self.name}{suffix}{of}", "features", pair[0]), value, problem)
         if self._controls is None:
             self._controls = self._controlled(mine, theirs, numbered, weights)
         for key, value in self._controls.items():
-            found.add(key, value, "has a control that is undefined")
+            found.add(key, value, _NOTHING_RIGHT)
         if self.every_pair:
             rows, columns = list(pairs.layers), list(dict.fromkeys(pairs.layers.values()))
             values = np.array([[_relative(scores, (row, column)) for column in columns] for row in rows])

@@ -180,3 +180,17 @@ def test_the_start_is_kept_where_it_is_gone(tmp_path):
     value = monitor.history.measurements[-1].by_key
     entropy = value[Key("stitching_cross_entropy", "features", layer)]
     assert entropy == pytest.approx(float(F.cross_entropy(predicted, own.softmax(1))), rel=1e-4)
+
+
+def test_accuracy_relative_to_none_says_so():
+    data = labelled()
+    wrong = TensorDataset(data.tensors[0], torch.full_like(data.tensors[1], 1))
+    network = Convolutional(6)
+    with torch.no_grad():
+        network(data.tensors[0])
+        list(network.modules())[-1].bias[0] += 1e3  # predicts the first class, which no sample has
+    found, *_ = measured(network, network, data=wrong)
+    key = Key("stitching", "features", "norm")
+    assert math.isnan(found.numbers[key])
+    assert "an accuracy of 0" in found.problems[key]
+    assert math.isfinite(found.numbers[Key("stitching_r2", "features", "norm")])

@@ -54,7 +54,8 @@ def states_of(metric: Metric) -> dict[str, Tensor]:
 
 
 def test_every_public_metric_is_covered() -> None:
-    assert {type(case.make()).__name__ for case in CASES.values()} == set(metrics.__all__)
+    # That of a map has several values, and its tests in test_stitching.
+    assert {type(case.make()).__name__ for case in CASES.values()} == set(metrics.__all__) - {"StitchingMap"}
 
 
 @every_metric
