@@ -30,6 +30,8 @@ def reproduce(row: Golden, dtype: torch.dtype) -> torch.Tensor:
 
 def by_scipy(x: np.ndarray, y: np.ndarray, dissimilarity: str, compare: str) -> float:
     a, b = (pdist(z, dissimilarity) for z in (x, y))
+    if not np.isfinite((a, b)).all():  # which older versions of SciPy refuse
+        return np.nan
     if compare == "pearson":
         return float(scipy.stats.pearsonr(a, b).statistic)
     # Without this the rounding in pdist ranks pairs that are equally dissimilar.

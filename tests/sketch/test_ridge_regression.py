@@ -42,6 +42,7 @@ def digit_layer():
 
 
 @pytest.mark.parametrize(("sizes", "tolerance"), [((1024, 1024), 0.03), ((512, 1024), 0.05)])
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # as closely as scikit-learn 1.3 measures it
 def test_accuracy_on_digits_is_near_that_of_a_linear_probe(digit_layer, sizes, tolerance):
     layer, labels = digit_layer  # 2560 wide: folded; 1347 samples: they share buckets
     settings = dict(zip(("num_buckets", "num_projections"), sizes, strict=True))
