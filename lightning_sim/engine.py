@@ -23,7 +23,7 @@ from lightning_sim.monitored_run import MonitoredRun
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Measurement, SimilarityHistory
 from lightning_sim.reference import Reference
-from lightning_sim.run_directory import checked_name
+from lightning_sim.run_directory import checked_directory, checked_name
 from lightning_sim.settings import Settings, check_saving
 
 __all__ = ["SimilarityEngine", "compare_networks", "prepared"]
@@ -49,7 +49,8 @@ class SimilarityEngine:
         state: the `state_dict` of an engine whose run is to be continued.
         **settings: as for :class:`lightning_sim.SimilarityMonitor`: `layers`, `measures`, `representations`,
             `num_samples`, `probe_choice`, `cache_probe`, `num_buckets`, `num_projections`, `estimator`, `forward`,
-            `beta`, `loss`, `sketch`, `pool`, `seed`, `on_error`.
+            `beta`, `loss`, `sketch`, `pool`, `matrices`, `seed`,
+            `on_error`.
 
     Raises:
         ValueError: for settings that cannot work, with what would.
@@ -82,6 +83,7 @@ class SimilarityEngine:
         **settings: Any,
     ) -> None:
         checked_name(name)
+        checked_directory(directory)
         known = [field.name for field in fields(Settings)]
         for unknown in settings.keys() - set(known):
             raise TypeError(f"there is no setting {unknown!r}; there are {', '.join(known)}")

@@ -15,7 +15,7 @@ from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.places import FILE_NAME
 from lightning_sim.sketch import SketchSet, save_sketches
 
-__all__ = ["RunDirectory", "checked_name"]
+__all__ = ["RunDirectory", "checked_directory", "checked_name"]
 
 
 def checked_name(name: object) -> str:
@@ -33,6 +33,12 @@ def checked_name(name: object) -> str:
     if name == FILE_NAME:
         raise ValueError(f'`name` must not be that of the record, {FILE_NAME!r}; take "teacher", for instance')
     return name
+
+
+def checked_directory(directory: object) -> None:
+    """Refuse what is neither a path nor None."""
+    if directory is not None and (not isinstance(directory, str | Path) or not str(directory)):
+        raise ValueError(f"`directory` must be a path or None, got {directory!r}")
 
 
 class RunDirectory:

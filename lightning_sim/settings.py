@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +54,7 @@ class Settings:
     pool: str = "flatten"
     probe_choice: str = "spaced"
     cache_probe: bool = False
+    matrices: str | Sequence[str] = ("cka",)
     on_error: str = "warn"
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class Settings:
             "forward": check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])"),
             "loss": None if self.loss is None else check_callable(self.loss, "loss", example),
             "layers": _checked_layers(self.layers),
+            "measures": _with_matrices(self.measures, self.matrices),
             "representations": check_names(self.representations, "representations", '["features"]'),
             "num_samples": check_integer(self.num_samples, "num_samples", least=MINIMUM_SAMPLES),
             "num_buckets": check_integer(self.num_buckets, "num_buckets", least=1),
@@ -146,6 +149,23 @@ def check_saving(save_sketches: object, sketch: str) -> int:
     if save_sketches and sketch == "tang2020":
         raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
     return int(save_sketches)
+
+
+def _with_matrices(measures: Sequence[Measure], matrices: object) -> tuple[Measure, ...]:
+    """The measures, those of these names with matrices; of the others those that were made so, but not CKA."""
+    wanted = () if matrices in ((), []) else check_names(matrices, "matrices", '["cka", "nbs"]')
+    able = [measure.name for measure in measures if hasattr(measure, "every_pair")]
+    if unknown := [name for name in wanted if name not in (*able, "cka")]:
+        known = ", ".join(able) or "none of these"
+        raise ValueError(f"`matrices` must be of the measures of layers that are monitored, {known}; got {unknown}")
+    found = []
+    for measure in measures:
+        asked = measure.name in wanted or (measure.name != "cka" and getattr(measure, "every_pair", False))
+        if asked != getattr(measure, "every_pair", asked):
+            measure = copy.copy(measure)  # which may be the user's
+            measure.every_pair = asked  # type: ignore[attr-defined]
+        found.append(measure)
+    return tuple(found)
 
 
 def _checked_layers(layers: object) -> str | tuple[str, ...] | dict[str, str]:

@@ -23,7 +23,7 @@ from lightning_sim.monitored_run import MonitoredRun
 from lightning_sim.probe import call_network
 from lightning_sim.record import SimilarityHistory
 from lightning_sim.reference import Reference
-from lightning_sim.run_directory import checked_name
+from lightning_sim.run_directory import checked_directory, checked_name
 from lightning_sim.session import OtherComparisonError
 from lightning_sim.settings import Settings, check_saving
 
@@ -85,15 +85,14 @@ class SimilarityMonitor(Callback):
             EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
         every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them.
         before_training: measure also before the first step, where a trajectory starts (but with ``"previous"``).
+        matrices: measures of which every layer is compared with every layer of the reference; () for none.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
         forward: ``forward(network, batch)`` gives the output; the default takes the first part of a tuple, or the
             fitting keys of a mapping but ``labels``. Like `loss` it may be named, ``"package.module:function"``.
         beta: gradients are those of the negative log-likelihood, expected under q proportional to p^beta with the
             predicted probabilities p; no labels are needed.
-        loss: ``loss(output, batch)`` gives per-sample losses (samples,) whose gradients are taken instead, for
-            networks that give no logits.
-        sketch: ``"tang2020"`` sketches as published, with that algorithm's biases and one bucket per sample, to
-            reproduce the paper (:class:`lightning_sim.sketch.Tang2020Sketch`).
+        loss: ``loss(output, batch)`` gives losses (samples,), whose gradients are taken where there are no logits.
+        sketch: ``"tang2020"`` for those as published, with their biases (:class:`lightning_sim.sketch.Tang2020Sketch`).
         pool: what of a layer's output (batch, positions, width) counts: ``"flatten"`` all positions as one sample,
             ``"mean"``, ``"first"`` or ``"last"`` of them, or ``"tokens"``, every position a sample. Positions that an
             ``attention_mask`` in the batch marks as padding never count. Outputs of a network that are sequences of
@@ -112,7 +111,7 @@ class SimilarityMonitor(Callback):
     Example:
         >>> from lightning.pytorch import Trainer
         >>> from lightning_sim import SimilarityMonitor
-        >>> monitor = SimilarityMonitor(reference="init", layers=["conv*"], num_samples=512)
+        >>> monitor = SimilarityMonitor("init", layers=["conv*"], num_samples=512)
         >>> trainer = Trainer(callbacks=[monitor], accelerator="cpu")  # trainer.fit(model, datamodule)
     """
 
@@ -131,6 +130,7 @@ class SimilarityMonitor(Callback):
         every_n_epochs: int | None = None,
         every_n_train_steps: int | None = None,
         before_training: bool = True,
+        matrices: str | Sequence[str] = ("cka",),
         estimator: Literal["unbiased", "biased"] = "unbiased",
         forward: Callable[[nn.Module, Any], Any] | str = call_network,
         beta: float = 0.5,
@@ -146,8 +146,7 @@ class SimilarityMonitor(Callback):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        if directory is not None and (not isinstance(directory, (str, Path)) or not str(directory)):
-            raise ValueError(f"`directory` must be a path or None, got {directory!r}")
+        checked_directory(directory)
         self.settings = Settings(
             reference=Reference(reference),
             probe=probe,
@@ -166,6 +165,7 @@ class SimilarityMonitor(Callback):
             pool=pool,
             probe_choice=probe_choice,
             cache_probe=cache_probe,
+            matrices=matrices,
             on_error=on_error,
         )
         self.name = checked_name(name)

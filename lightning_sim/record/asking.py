@@ -11,6 +11,9 @@ from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 __all__ = ["asked_key", "check_asked", "found_matrix", "keys_of", "layers_of", "listed"]
 
 
+_NO_MATRICES = "no matrices, which are in the record alone, and not in what loggers keep"
+
+
 def keys_of(measurements: Iterable[Measurement]) -> list[Key]:
     """What was ever measured, in order of appearance."""
     return list(dict.fromkeys(key for measurement in measurements for key in measurement.by_key))
@@ -93,7 +96,7 @@ def found_matrix(
     kind = "epoch" if step is None else "step"
     known = "; ".join(f"{key.title} at {kind}s {listed([*numbers])}" for key, numbers in held.items())
     at = "".join(f" at {name} {n}" for name, n in (("epoch", epoch), ("step", step)) if n is not None)
-    raise ValueError(f"no matrix of {asked.title}{at} in this history; it holds {known or 'no matrices'}")
+    raise ValueError(f"no matrix of {asked.title}{at} in this history; it holds {known or _NO_MATRICES}")
 
 
 def _unknown(asked: Key, representation: str, keys: Sequence[Key], layers: Sequence[str]) -> str:

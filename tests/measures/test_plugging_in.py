@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from torchmetrics.regression import CosineSimilarity
 
 from lightning_sim import SimilarityMonitor, read_history
-from lightning_sim.functional import mutual_knn, procrustes_distance, pwcca
+from lightning_sim.functional import mutual_knn, normalized_bures_similarity, procrustes_distance, pwcca
 from lightning_sim.measures import Key, LayerFunction, Measure, OutputFunction, Pairs, Scale, Side, Values
 from lightning_sim.views import report_page
 
@@ -220,3 +220,26 @@ def test_scales_survive_the_record() -> None:
         assert Scale.from_state(state) == scale
     with pytest.raises(ValueError, match="`low` must be below `high`, got 1 and 0"):
         Scale(low=1, high=0)
+
+
+def test_matrices_are_of_the_measures_that_are_asked_for(tmp_path):
+    network = new_network()
+    before = {layer: features(network, layer, PROBE) for layer in CONVOLUTIONS}
+    monitor = SimilarityMonitor(
+        layers=CONVOLUTIONS, matrices=("nbs", "mutual_knn"), measures=("cka", "nbs", "mutual_knn")
+    )
+    fit([monitor], network=network, epochs=1, root=tmp_path)
+    now = {layer: features(network, layer, PROBE) for layer in CONVOLUTIONS}
+    assert [matrix.measure for matrix in monitor.history.measurements[-1].matrices] == ["nbs", "mutual_knn"]
+    for name, function in (("nbs", normalized_bures_similarity), ("mutual_knn", mutual_knn)):
+        matrix = monitor.history.matrix(name).values
+        expected = [[float(function(now[mine], before[theirs])) for theirs in CONVOLUTIONS] for mine in CONVOLUTIONS]
+        assert matrix == pytest.approx(np.array(expected), abs=2e-4), name
+    # What was given is as it was, and so is the next monitor.
+    own = LayerFunction(mutual_knn)
+    assert SimilarityMonitor(measures=[own], matrices="mutual_knn").settings.measures[0].every_pair
+    assert not own.every_pair
+    assert [m.name for m in SimilarityMonitor().settings.measures if getattr(m, "every_pair", False)] == ["cka"]
+    assert not any(getattr(m, "every_pair", False) for m in SimilarityMonitor(matrices=()).settings.measures)
+    with pytest.raises(ValueError, match=r"`matrices` must be of .* cka, nbs; got \['jsd'\]"):
+        SimilarityMonitor(matrices=("cka", "jsd"))
