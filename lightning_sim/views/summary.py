@@ -44,7 +44,7 @@ class Row:
     minimum: float
     epoch_of_minimum: int | None
     trend: float
-    span: int
+    span: float
 
     def to_record(self) -> dict[str, Any]:
         """The row under the names `COLUMNS`, for JSON and CSV; None stands for NaN."""
@@ -77,11 +77,20 @@ def ordered_keys(histories: Mapping[str, SimilarityHistory]) -> list[Key]:
 def trend_per_epoch(trajectory: Trajectory) -> float:
     """Slope of the least-squares line through the finite values; NaN for fewer than two epochs."""
     finite = np.isfinite(trajectory.values)
-    x, y = trajectory.epochs[finite].astype(np.float64), trajectory.values[finite]
+    x, y = _in_epochs(trajectory)[finite], trajectory.values[finite]
     if len(x) < 2 or np.ptp(x) == 0:
         return math.nan
     centred = x - x.mean()
     return float(centred @ (y - y.mean()) / (centred @ centred))
+
+
+def _in_epochs(trajectory: Trajectory) -> NDArray[np.float64]:
+    """When the measurements were made, in epochs; where an epoch has several, by their steps up to the last epoch."""
+    epochs, steps = trajectory.epochs, trajectory.steps.astype(np.float64)
+    if len(np.unique(epochs)) < len(epochs) and steps[-1] > 0:
+        steps *= (int(epochs[-1]) + 1) / (steps[-1] + 1)
+        return steps
+    return epochs.astype(np.float64)
 
 
 def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
@@ -99,5 +108,5 @@ def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
         minimum=float(values.min()) if len(values) else math.nan,
         epoch_of_minimum=None if lowest is None else int(trajectory.epochs[lowest]),
         trend=trend_per_epoch(trajectory),
-        span=int(np.ptp(trajectory.epochs[finite])) if len(values) else 0,
+        span=float(np.ptp(_in_epochs(trajectory)[finite])) if len(values) else 0.0,
     )

@@ -113,3 +113,15 @@ def test_outputs_of_a_group_stand_under_one_title_with_their_conditions(run: Any
     page = run(history({**SCALES, "agreement": Scale(low=0, high=1, group="parameters")}))
     first = "section_('Summary').all.filter((n) => n.tag === 'tr').map((n) => n.childNodes[0].textContent)"
     assert page(first)[-5:] == ["outputs", "jsd", "parameters", "agreement/fog", "my_length"]
+
+
+def test_the_slider_tells_measurements_of_one_epoch_apart(run: Any) -> None:
+    started = history(SCALES)
+    first = started.measurements[0]
+    started.measurements.insert(1, Measurement(0, 9, first.by_key, first.matrices))
+    moment = "known_.page.all.find((n) => n.attributes.class === 'moment').textContent"
+    slider = "known_.page.all.find((n) => n.tag === 'input' && n.attributes.type === 'range')"
+    page = run(started)
+    assert page(moment) == "epoch 4"
+    page(f"({slider}.value = 1, {slider}.listeners.input(), 0)")
+    assert page(moment) == "epoch 0, step 9"

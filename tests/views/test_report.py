@@ -280,3 +280,13 @@ def test_what_cannot_be_read_or_written_is_said_in_one_line(tmp_path: Path, caps
     assert capsys.readouterr().err == f"lightning-sim: {tmp_path / 'nothing'} does not exist\n"
     assert report(run, "--out", str(tmp_path)) == 1
     assert capsys.readouterr().err.startswith("lightning-sim: ")
+
+
+def test_the_start_of_a_training_is_not_the_end_of_its_first_epoch() -> None:
+    """CKA falls by 0.1 in every epoch of ten steps."""
+    moments = [(0, 0), (0, 9), (1, 19), (2, 29)]
+    values = [{"cka/features/a": 1 - 0.01 * step} for _, step in moments]
+    history = SimilarityHistory({}, [Measurement(*m, v) for m, v in zip(moments, values, strict=True)])
+    (row,) = summarize({"r": history})
+    assert row.trend == pytest.approx(-0.1, abs=1e-6)
+    assert row.span == pytest.approx(2.9)

@@ -12,7 +12,8 @@ function matrices() {
   let chosen = 0, paints = [], times = [], timer = null;
   const paint = () => {
     const at = times[slider.value];
-    moment.textContent = at === undefined ? "" : `epoch ${at[0]}`;
+    const several = at !== undefined && times.filter(([epoch]) => epoch === at[0]).length > 1;
+    moment.textContent = at === undefined ? "" : `epoch ${at[0]}${several ? `, step ${at[1]}` : ""}`;
     paints.forEach((one) => one(at));
   };
   const draw = () => {
