@@ -178,6 +178,7 @@ def test_a_run_is_called_by_name_and_version_in_memory_record_and_logger(tmp_pat
         logger.finalize("success")
     if isinstance(logger, WandbLogger):
         wandb.finish()
+        wandb.teardown()  # its process may still be writing
         assert read_history(tmp_path, source="wandb").run == expected
     elif logger:
         kind = "csv" if isinstance(logger, CSVLogger) else "tensorboard"
