@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_sim.probe.forward import find_logits, without_logits
-from lightning_sim.probe.gradients import logits_problem
+from lightning_sim.probe.gradients import require_logits
 from lightning_sim.stitching.network import Stitched
 
 __all__ = ["Scores", "find_targets", "logits_of", "score_stitched", "tally"]
@@ -95,11 +94,7 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         ValueError: where there are none.
     """
-    logits = find_logits(output)
-    reason = without_logits(output) if logits is None else logits_problem(logits)
-    if logits is None or reason is not None:
-        raise ValueError(f"stitching needs logits (samples, classes), and the output {reason}")
-    return logits
+    return require_logits(output, "stitching needs")
 
 
 def find_targets(batch: Any, logits: Tensor) -> Tensor | None:
