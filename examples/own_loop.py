@@ -1,4 +1,4 @@
-"""Measuring from a training loop of your own, with Fabric; without it, leave the three lines of Fabric out.
+"""Measuring from a training loop of your own, with Fabric; without it, network, optimizer and loader stay as they are.
 
 Run: python examples/own_loop.py
 """

@@ -86,6 +86,7 @@ def fit_weights(given: Mapping[str, Tensor], network: nn.Module, path: Path) -> 
     held = {name: given[other] for name, other in _with_twins(matched, network).items()}
     fits = {name for name, value in held.items() if value.shape == wanted[name].shape}
     buffers = dict(network.named_buffers())
+    quantized = False  # their weights have no place for others
     adapters = set().union(*absent_adapters(network, held).values())
     for name, value in wanted.items():
         if name in fits and (value.is_floating_point() or not held[name].is_floating_point()):
@@ -95,7 +96,7 @@ def fit_weights(given: Mapping[str, Tensor], network: nn.Module, path: Path) -> 
         elif value.is_floating_point():
             fitted.lack(name, value, held.get(name))
         elif name not in buffers or name in held:
-            fits.clear()  # quantized weights have no place for others
+            quantized = True
             fitted.missing[f"{name} of {value.dtype}"] = None
     modules = {unwrapped(name): name for name, _ in reversed(list(network.named_modules()))}
     own = {unwrapped(name) for name in buffers}  # also those that state dicts leave out
@@ -111,7 +112,7 @@ def fit_weights(given: Mapping[str, Tensor], network: nn.Module, path: Path) -> 
         while around not in modules:
             around = around.rpartition(".")[0]
         fitted.foreign[name] = modules[around]
-    if 2 * len(fits) < min(len(given), len(wanted)):
+    if quantized or 2 * len(fits) < min(len(given), len(wanted)):
         fitted.foreign = fitted.foreign or dict.fromkeys(given, "")
         raise ValueError(fitted.refusal())
     return fitted

@@ -97,6 +97,8 @@ class SimilarityEngine:
             **settings,
         )
         self._save_every = check_saving(save_sketches, asked.sketch)
+        if self._save_every and directory is None:
+            raise ValueError("`save_sketches` needs a `directory` to save them in")
         self._said: set[str] = set()
         runner = _runner(asked, self._network)
         self._run = MonitoredRun(
@@ -193,9 +195,8 @@ def compare_networks(
         >>> round(history.measurements[0].values["cka/features/0"], 1)
         0.8
     """
-    engine = SimilarityEngine(network, reference, data, progress=progress, **settings)
-    engine.measure(epoch=epoch, step=step)
-    engine.close()
+    with SimilarityEngine(network, reference, data, progress=progress, **settings) as engine:
+        engine.measure(epoch=epoch, step=step)
     return engine.history
 
 

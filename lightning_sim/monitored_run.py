@@ -88,10 +88,10 @@ class MonitoredRun:
         save = self._save if save_every and not (len(self.history) + 1) % save_every else None
         with isolated_random_state(self._settings.seed), self._bar(self._session.num_batches()) as advance:
             measurement, problems = self._session.measure(network, epoch, step, advance=advance, save=save)
-        self._tell(problems)
         self.history.append(measurement)
         if self._directory is not None:
             self._directory.append(measurement)
+        self._tell(problems)
         return measurement
 
     def state_dict(self) -> dict[str, Any]:

@@ -148,22 +148,24 @@ class Reference:
             return None
         sketches = {representation: dict(self.saved.of(representation)) for representation in representations}
         settings = ("num_buckets", "num_projections", "seed", "dtype")
+        expected = num_samples, fingerprint(torch.arange(num_samples))
         for layer, sketch in (item for layers in sketches.values() for item in layers.items()):
             if any(getattr(sketch, name) != getattr(empty, name) for name in settings):
                 wanted = ", ".join(f"{name}={getattr(sketch, name)}" for name in settings)
                 raise ValueError(f"{self.path}: the sketch of {layer!r} was made with {wanted}; monitor with the same")
-            if self.saved.probe:
-                continue
-            if (sketch.count, sketch.fingerprint) != (num_samples, fingerprint(torch.arange(num_samples))):
+            if not self.saved.probe and (sketch.count, sketch.fingerprint) != expected:
                 raise ValueError(
                     f"{self.path}: the sketch of {layer!r} is of {sketch.count} samples whose ids are not those of the "
                     f"probe, 0 to {num_samples - 1}; pass the probe that it was made on"
                 )
         for representation in representations:
             SketchSet({}, probe=probe, gradients=gradients).require_comparable(self.saved, representation)
-        logits = self.saved.logits if self.saved.logits is not None and len(self.saved.logits) == num_samples else None
-        problem = None if logits is not None else "is not in the file of sketches"
-        return Snapshot(sketches, logits, output_problem=problem)
+        logits, problem = self.saved.logits, None
+        if logits is None:
+            problem = "is not in the file of sketches"
+        elif len(logits) != num_samples:
+            problem = f"is of {len(logits)} samples in the file of sketches, and the probe has {num_samples}"
+        return Snapshot(sketches, logits if problem is None else None, output_problem=problem)
 
 
 def _require_values(module: nn.Module) -> None:

@@ -76,7 +76,7 @@ class RunDirectory:
 
     def close(self) -> None:
         """Write what is missing, and let a later run continue the record."""
-        self._writing(RecordWriter.close, "and this was the last try; `monitor.history` holds all of it")
+        self._writing(RecordWriter.close, "and this was the last try; `history` holds all of it")
 
     def save(self, sketches: SketchSet) -> None:
         """Write ``sketches/epoch=<epoch>-step=<step>.safetensors`` beside the record.

@@ -82,9 +82,8 @@ class Session:
         # After a measurement that failed, "previous" holds nothing to be taken over.
         taken_over = restored is not None and bool(self._reference.sketches)
         if not self._reference.sketches:
-            self._reference = self._runner.snapshot(
-                other, list(dict.fromkeys(self._pairs.layers.values())), weights=weights, advance=advance
-            )
+            theirs = list(dict.fromkeys(self._pairs.layers.values()))
+            self._reference = self._runner.snapshot(other, theirs, weights=weights, advance=advance, find_constant=True)
         constant = self._leave_out_constant(chosen.pairing)
         self._chosen = replace(chosen, left_out=chosen.left_out | constant)
         if reference.kind != "previous":  # which every measurement replaces
@@ -232,7 +231,7 @@ class Session:
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         before = state["identity"]
-        changed = {key: value for key, value in self._identity().items() if before.get(key) != value}
+        changed = {key: value for key, value in self._identity().items() if before.get(key, value) != value}
         if changed:
             differences = "; ".join(f"{key}: was {before.get(key)}, is {value}" for key, value in changed.items())
             raise OtherComparisonError(
@@ -249,6 +248,7 @@ class Session:
             "layers": dict(self._pairs.layers),
             "representations": list(self.settings.representations),
             "gradients": self._gradients(),
+            "estimator": self._pairs.estimator,
             "sketch": self.settings.sketch,
             "pool": self.settings.pool,
             "num_buckets": self.settings.num_buckets,

@@ -159,3 +159,29 @@ def test_defaults_are_those_of_the_monitor():
     for field in fields(Settings):
         if field.default is not MISSING:
             assert field.default == monitor[field.name], field.name
+
+
+def test_sketches_are_not_kept_for_nowhere():
+    with pytest.raises(ValueError, match="needs a `directory`"):
+        SimilarityEngine(new_network(0), "init", SAMPLES, save_sketches=True)
+
+
+def test_a_measurement_that_raises_is_kept_and_the_record_let_go(tmp_path):
+    network = new_network(0)
+    with torch.no_grad():
+        network[2].weight.fill_(torch.nan)
+    options = {"measures": "cka", "progress": False, "directory": tmp_path, "on_error": "raise"}
+    for place in ("similarity", "similarity-1"):
+        with pytest.raises(RuntimeError, match="2 "):
+            compare_networks(network, new_network(1), SAMPLES, **options)
+        (measurement,) = read_history(tmp_path / place).measurements
+        assert measurement.values["cka/features/0"] > 0
+
+
+def test_another_estimator_does_not_continue_a_run():
+    network = new_network(0)
+    state = SimilarityEngine(network, "init", SAMPLES, measures="cka").state_dict()
+    with pytest.raises(ValueError, match="estimator: was unbiased, is biased"):
+        SimilarityEngine(network, "init", SAMPLES, measures="cka", estimator="biased", state=state)
+    del state["session"]["identity"]["estimator"]  # as earlier versions kept it
+    SimilarityEngine(network, "init", SAMPLES, measures="cka", state=state)

@@ -84,6 +84,5 @@ def _probe_source(settings: Settings, trainer: Trainer) -> Any:
         # Lightning asks for the loaders when the first validation is due; asking it to now could move random state.
         with isolated_random_state(settings.seed):
             source = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
-    if source is None:
-        source = trainer.train_dataloader
-    return tree_leaves(source)[0]
+    found = [loader for loader in tree_leaves(source) if loader is not None]  # a list of loaders may be empty
+    return found[0] if found else tree_leaves(trainer.train_dataloader)[0]

@@ -215,11 +215,11 @@ class SimilarityMonitor(Callback):
         """Make the probe and the reference, and refuse what cannot work before the first step."""
         again = self._parties == (trainer, pl_module)
         before: dict[str, Any] = self._restored or (self.state_dict() if again else {})  # type: ignore[call-arg]  # wrapped
-        self._run = None
+        restored, self._restored, self._run = self._restored, None, None
         try:
             run = self._started(trainer, pl_module, before)
         except OtherComparisonError:
-            if self._restored:
+            if restored:
                 raise
             before = {}
             run = self._started(trainer, pl_module, before)
@@ -229,7 +229,6 @@ class SimilarityMonitor(Callback):
                 f'the reference "init" is the network as it is now, at step {trainer.global_step}, because nothing of '
                 "this comparison was kept from the steps before"
             )
-        self._restored = None
         self._reports.start()
         # "previous" holds just what would be measured.
         first = self.schedule.before_training and not len(self.history) and self.settings.reference.kind != "previous"
@@ -246,12 +245,13 @@ class SimilarityMonitor(Callback):
 
     def _started(self, trainer: Trainer, network: LightningModule, before: Mapping[str, Any]) -> MonitoredRun:
         require_runnable(trainer, network, self.settings)
+        weights = "current" if self.schedule.epochs is None else whose_weights(trainer, self)
         return MonitoredRun(
             self.settings,
             probe_runner(self.settings, trainer),
             network,
             before=before,
-            metadata={"run": run_name(trainer), "weights": whose_weights(trainer, self)},
+            metadata={"run": run_name(trainer), "weights": weights},
             bar=partial(measuring_bar, trainer, self.name),
             warn=self._reports.warn,
         )

@@ -40,7 +40,7 @@ def compare_checkpoints(parsed: argparse.Namespace) -> SimilarityHistory:
     weights = Reference(mine).weights_for(network)
     if weights is None:
         raise ValueError(f"{mine} holds sketches; compare sketches without --network and --data")
-    if weights.missing:
+    if not weights.is_whole:
         raise ValueError(weights.refusal())
     network.load_state_dict(weights, strict=False)
     return compare_networks(

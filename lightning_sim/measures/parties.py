@@ -51,6 +51,7 @@ def explained(passed: Tensor, target: Tensor, means: Tensor | None, way: int) ->
     """Squared residual of what a stitch gives, and squared distance of the features from the mean of the other half."""
     if means is None:
         return torch.full((2,), torch.nan, dtype=torch.float64, device=passed.device)
+    target = target.to(passed.dtype)  # half precision is never accumulated in
     channels = target.shape[1]
     mean = (means[-channels:] if way == 0 else means[:channels]).to(target).view(-1, *[1] * (target.ndim - 2))
     return torch.stack([(passed - target).square_().sum(), (target - mean).square_().sum()]).double()

@@ -92,6 +92,7 @@ class Stitching(Measure):
                 return f"the output{whose} {problem}"
         network, other = _networks(mine, theirs)
         self._own = network is other
+        self._sizes, self._controls = {}, None  # those of another comparison are not these
         reasons: dict[str, str] = {}
         rows: dict[Pair, int] = {}
         every = list(itertools.product(pairs.layers, dict.fromkeys(pairs.layers.values())))

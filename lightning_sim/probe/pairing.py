@@ -55,10 +55,10 @@ def pair_layers(
     theirs = list(named_layers(reference)) if isinstance(reference, nn.Module) else list(reference)
     if isinstance(layers, Mapping):
         return _mapped(layers, mine, theirs)
-    if layers == "auto" and not isinstance(reference, nn.Module):
-        layers = [name for name in mine if name in theirs] or "auto"
-    automatic = isinstance(layers, str) and layers == "auto"
+    automatic = layers == "auto"
     patterns = [layers] if isinstance(layers, str) else list(layers)
+    if automatic and not isinstance(reference, nn.Module):
+        layers = [name for name in mine if name in theirs] or "auto"
     chosen = select_layers(network, layers)
     counterparts = _counterparts(chosen, mine, theirs)
     found = {name: other for name, other in counterparts.items() if other is not None}
@@ -92,7 +92,8 @@ def _mapped(layers: Mapping[str, str], mine: Sequence[str], theirs: Sequence[str
             continue
         if len(_WILDCARD.findall(other)) not in (0, len(_WILDCARD.findall(key))):
             raise ValueError(f"`layers` maps {key!r} to {other!r}, which must have as many wildcards, or none")
-        matches = {name: match for name in mine if (match := glob_pattern(key).fullmatch(name))}
+        pattern = glob_pattern(key)
+        matches = {name: match for name in mine if (match := pattern.fullmatch(name))}
         if not matches:
             raise ValueError(unknown_layer(key, mine))
         counterparts = {name: _filled(other, match) for name, match in matches.items()}

@@ -95,6 +95,7 @@ class ProbeRunner:
         weights: Mapping[str, Tensor] | None = None,
         advance: Callable[[], None] = lambda: None,
         recycled: Snapshot | None = None,
+        find_constant: bool = False,
     ) -> Snapshot:
         """Snapshot over the whole probe: every rank runs its share, and the sketches are added up.
 
@@ -105,6 +106,7 @@ class ProbeRunner:
             weights: to run with, instead of the network's own.
             advance: called after every batch.
             recycled: an older snapshot, not needed any more, whose memory is used again.
+            find_constant: whether to note the layers that give the same for every sample.
 
         Raises:
             RuntimeError: on every rank, when the network failed on another one.
@@ -121,6 +123,7 @@ class ProbeRunner:
                 keep_logits=keep_logits,
                 weights=weights,
                 recycled=recycled,
+                find_constant=find_constant,
             )
         if self.world_size > 1:
             num_logits = self.probe.size if keep_logits else None

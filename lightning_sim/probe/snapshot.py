@@ -35,7 +35,7 @@ class Snapshot:
         output_problem: what was wrong with the network's output.
         kept: measure -> what it keeps of the network beside all this.
         order: the layers as they ended.
-        constant: layers that gave the same for every sample, before padding is taken out.
+        constant: layers that gave the same for every sample, before padding is taken out; if they were looked for.
     """
 
     sketches: dict[str, dict[str, Sketch]] = field(default_factory=dict)
@@ -111,6 +111,7 @@ def take_snapshot(
     objective: Objective | None = None,
     pool: str = "flatten",
     recycled: Snapshot | None = None,
+    find_constant: bool = False,
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
 
@@ -129,6 +130,7 @@ def take_snapshot(
         objective: ``objective(output, batch)``, the scalar whose gradients are taken; the expected loss if None.
         pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
         recycled: an older snapshot, not needed any more, whose memory is used again.
+        find_constant: note the layers that give the same for every sample, which waits for the device.
 
     Returns:
         The snapshot. Layers that cannot be sketched stand in its `problems`, by name.
@@ -179,7 +181,7 @@ def take_snapshot(
         if problem is not None or output is None:
             snapshot.problems.setdefault(name, problem or "returned no tensor")
             return
-        if name not in first:
+        if find_constant and name not in first:
             first[name] = output[:1].detach().clone()
             snapshot.constant.add(name)
         if name in snapshot.constant and not _repeats(output, first[name]):

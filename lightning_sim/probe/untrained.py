@@ -18,13 +18,16 @@ def untrained_weights(network: nn.Module) -> dict[str, Tensor]:
     Modules say how by their ``reset_parameters``; the entries of parameters that belong to none are shuffled.
     """
     kept = [(module, dict(module._parameters)) for module in network.modules()]
+    new: dict[Tensor, nn.Parameter] = {}  # what is tied stays tied
     try:
         with substituted_buffers(network), torch.no_grad():
             for module, parameters in kept:
                 for name, value in parameters.items():
-                    if value is not None:
+                    if value is not None and value not in new:
                         shuffled = value.flatten()[torch.randperm(value.numel(), device=value.device)].view_as(value)
-                        module._parameters[name] = nn.Parameter(shuffled.clone(), requires_grad=value.requires_grad)
+                        new[value] = nn.Parameter(shuffled.clone(), requires_grad=value.requires_grad)
+                    if value is not None:
+                        module._parameters[name] = new[value]
             for module, _ in kept:
                 for name in ("reset_parameters", "_reset_parameters"):
                     if callable(reset := getattr(module, name, None)):

@@ -69,9 +69,10 @@ class StitchingTask(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
         output, features = self.stitched.with_features(batch)
-        own_output, own_features = self.stitched.of_the_back(batch)
-        logits, own = logits_of(output), logits_of(own_output)
-        targets = own.softmax(1) if self.labels == "soft" else find_targets(batch, own)
+        logits = logits_of(output)
+        if self.labels == "soft" or self.cka:
+            own_output, own_features = self.stitched.of_the_back(batch)
+        targets = logits_of(own_output).softmax(1) if self.labels == "soft" else find_targets(batch, logits)
         if targets is None:
             raise ValueError('labels="hard" needs classes in the second place of a batch, or under "labels"')
         loss = F.cross_entropy(logits, targets)

@@ -96,7 +96,8 @@ def interchange_figure(history: SimilarityHistory, epoch: int | None = None, sim
     set_title(axes, f"similar, and interchangeable? epoch {found[-1].epoch}")
     axis_label(axes.set_xlabel, similarity)
     axis_label(axes.set_ylabel, "stitching, and of an untrained front (grey)")
-    explain_lines(figure, [(axes, Panel("", {layer: history.trajectory_of(of[1]) for layer, of in shown.items()}))])
+    lines = {layer: history.trajectory_of(of[1]) for layer, of in shown.items()}
+    explain_lines(figure, [(axes, Panel("", lines, by_depth=True))])
     return figure
 
 

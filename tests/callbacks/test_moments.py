@@ -137,3 +137,17 @@ def test_a_training_that_ends_before_the_step_is_said_at_its_start_or_its_end(tm
         fit([SimilarityMonitor(**SMALL, every_n_train_steps=9)], epochs=-1, max_steps=4, root=tmp_path)
     with pytest.warns(UserWarning, match="nothing was measured but the start: it ended after step 6"):
         fit([SimilarityMonitor(**SMALL, every_n_train_steps=9)], epochs=1, root=tmp_path)
+
+
+def test_a_refused_checkpoint_does_not_stay_with_the_monitor(tmp_path):
+    fit(
+        [SimilarityMonitor(**SMALL), ModelCheckpoint(tmp_path, "last")],
+        epochs=1,
+        root=tmp_path,
+        enable_checkpointing=True,
+    )
+    other = SimilarityMonitor(**SMALL | {"num_samples": 50})
+    with pytest.raises(ValueError, match="other settings"):
+        fit([other], epochs=2, root=tmp_path, ckpt_path=tmp_path / "last.ckpt")
+    fit([other], epochs=1, root=tmp_path)
+    assert moments(other.history) == [(0, 0), (0, BATCHES - 1)]

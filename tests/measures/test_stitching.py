@@ -8,14 +8,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sim import SimilarityMonitor, read_history
+from lightning_sim import SimilarityEngine, SimilarityMonitor, compare_networks, read_history
 from lightning_sim.functional import stitching_map
 from lightning_sim.measures import Key, Pairs, Side, Stitching
 from lightning_sim.probe import Probe
 from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.untrained import untrained_weights
 from lightning_sim.sketch import Sketch
 from lightning_sim.stitching import Stitched, score_stitched
 from lightning_sim.views import report_page
@@ -25,6 +27,7 @@ from ..stitching.networks import Convolutional, Dense, Tokens, labelled
 from ..views.test_report import Page
 
 SAMPLES = 64
+QUICK = {"layers": ["norm"], "measures": "stitching"}
 LAYERS = {"norm": "norm", "second": "second"}
 
 
@@ -194,3 +197,32 @@ def test_accuracy_relative_to_none_says_so():
     assert math.isnan(found.numbers[key])
     assert "an accuracy of 0" in found.problems[key]
     assert math.isfinite(found.numbers[Key("stitching_r2", "features", "norm")])
+
+
+def test_comparisons_of_other_networks_do_not_disturb_each_other():
+    narrow, wide = (SimilarityEngine(Convolutional(n), Convolutional(n, seed=1), labelled(), **QUICK) for n in (4, 7))
+    assert all(np.isfinite(list(engine.measure().values.values())).all() for engine in (narrow, wide, narrow))
+    own = Stitching()  # measures twice: what is without a map between other widths is not that between equal ones
+    for width, alike in ((6, True), (7, False)):
+        other = Convolutional(width, seed=1)
+        history = compare_networks(Convolutional(6), other, labelled(), **QUICK | {"measures": own}, progress=False)
+        assert ("stitching_none/features/norm" in history.names) == alike
+
+
+class Tied(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x).relu()))
+
+
+def test_tied_weights_stay_tied_in_the_untrained_front():
+    untrained = untrained_weights(Tied(0))
+    assert "second.weight" not in untrained
+    x = torch.randn(128, 5, generator=torch.manual_seed(3))
+    history = compare_networks(Tied(0), Tied(1), x, layers=["first"], measures="stitching", progress=False)
+    assert np.isfinite(history.trajectory("stitching_untrained", layer="first").values).all()

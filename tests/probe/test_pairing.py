@@ -87,3 +87,11 @@ def test_the_best_monotone_match_is_the_best_of_all(shape):
     every = [match for match in np.ndindex(*[columns] * rows) if allowed(match)]
     best = max(every, key=lambda match: values[range(rows), match].sum())
     assert best_monotone_match(values) == list(best)
+
+
+def test_layers_of_saved_sketches_that_auto_takes_are_not_named():
+    network = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    pairing = pair_layers(network, ["a", "b", "c"], "auto")
+    assert pairing.layers == {"a": "a", "b": "b"}
+    assert pairing.named == frozenset()
+    assert pair_layers(network, ["a", "b"], ["a"]).named == {"a"}
