@@ -108,7 +108,7 @@ class SimilarityEngine:
             before=state or {},
             metadata={"run": name, "weights": "current"},
             bar=partial(_bar, name if progress and runner.rank == 0 else None),
-            warn=self._warn,
+            warn=self._warn if runner.rank == 0 else lambda message: None,
         )
         if directory is not None and runner.rank == 0:
             self._run.record_in(Path(directory) / name)

@@ -34,6 +34,10 @@ class MonitoredRun:
         bar: ``bar(total)`` shows progress over so many batches, and yields what is called after each.
         warn: is told what has failed.
 
+    Attributes:
+        history: what was measured.
+        newest_sketches: the file that the last measurement has saved, if any.
+
     Raises:
         OtherComparisonError: where `before` compared something else.
         ValueError: for what cannot work, with what would.
@@ -53,6 +57,7 @@ class MonitoredRun:
         self._settings, self._bar, self._warn = settings, bar, warn
         self._directory: RunDirectory | None = None
         self._run_id = before.get("run_id")
+        self.newest_sketches: Path | None = None
         with isolated_random_state(settings.seed):
             self._session = Session(settings, runner)
             with bar(self._session.num_batches()) as advance:
@@ -85,6 +90,7 @@ class MonitoredRun:
         Raises:
             RuntimeError: where something could not be measured, if the settings say so.
         """
+        self.newest_sketches = None
         save = self._save if save_every and not (len(self.history) + 1) % save_every else None
         with isolated_random_state(self._settings.seed), self._bar(self._session.num_batches()) as advance:
             measurement, problems = self._session.measure(network, epoch, step, advance=advance, save=save)
@@ -109,7 +115,7 @@ class MonitoredRun:
 
     def _save(self, sketches: SketchSet) -> None:
         if self._directory is not None:  # which the first rank alone has
-            self._directory.save(sketches)
+            self.newest_sketches = self._directory.save(sketches)
 
     def _tell(self, problems: Mapping[Key, str]) -> None:
         """Say each problem with all that it is about, the layers or else the measures."""

@@ -78,11 +78,11 @@ class RunDirectory:
         """Write what is missing, and let a later run continue the record."""
         self._writing(RecordWriter.close, "and this was the last try; `history` holds all of it")
 
-    def save(self, sketches: SketchSet) -> None:
+    def save(self, sketches: SketchSet) -> Path | None:
         """Write ``sketches/epoch=<epoch>-step=<step>.safetensors`` beside the record.
 
         A file of that name, from before the run was resumed, is renamed to ``epoch=<epoch>-step=<step>-1.safetensors``,
-        or the next free number.
+        or the next free number. Returns the path, or None where it could not be written.
         """
         try:
             path = self._record.claim() / "sketches" / f"epoch={sketches.epoch}-step={sketches.step}.safetensors"
@@ -93,6 +93,8 @@ class RunDirectory:
             save_sketches(sketches, path)
         except (OSError, ValueError) as error:
             self._warn(f"the sketches could not be saved: {error}")
+            return None
+        return path
 
     def _writing(
         self, write: Callable[[RecordWriter], Any], outlook: str = "and is tried again after the next measurement"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_sim.callbacks.logged import LogScalars
-from lightning_sim.loggers import log_figures, setup_loggers
+from lightning_sim.loggers import log_figures, log_sketches, setup_loggers
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.record.means import layer_means, leading, mean_keys
@@ -35,9 +37,14 @@ class Reports:
         self._set_up = set()
 
     def log(
-        self, history: SimilarityHistory, trainer: Trainer, network: LightningModule, log_scalars: LogScalars
+        self,
+        history: SimilarityHistory,
+        trainer: Trainer,
+        network: LightningModule,
+        log_scalars: LogScalars,
+        sketches: Path | None,
     ) -> None:
-        """The newest measurement, with the means and correlations that follow from it, under its step."""
+        """The newest measurement, with the means and correlations that follow from it, under its step; and a file."""
         measurement = history.measurements[-1]
         correlations = live_correlations(history.measurements)
         following = {**layer_means(measurement), **correlations}
@@ -48,10 +55,12 @@ class Reports:
         logged = measurement.values | {key.name: value for key, value in following.items()}
         log_scalars(network, {f"{self._name}/{name}": value for name, value in logged.items()}, measurement.step)
         log_figures(trainer.loggers, figures_of(measurement, correlations, history, self._name), measurement.step)
+        if sketches is not None:
+            log_sketches(trainer.loggers, sketches, self._name)
 
     def warn(self, message: str) -> None:
-        """Every message once."""
-        if message not in self._warned:
+        """Every message once, on the first rank: all ranks have the same values."""
+        if message not in self._warned and getattr(rank_zero_only, "rank", 0) == 0:
             self._warned.add(message)
             warnings.warn(f"SimilarityMonitor: {message}", UserWarning, stacklevel=4)
 

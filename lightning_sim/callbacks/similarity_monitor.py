@@ -47,8 +47,7 @@ class SimilarityMonitor(Callback):
 
     No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
     A resumed run, and a further `fit` of the same Trainer and network, continues history and record, and keeps the
-    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer,
-    network or probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning.
+    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
@@ -79,10 +78,8 @@ class SimilarityMonitor(Callback):
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A small probe gets
             fewer buckets and more projections in the same memory (:func:`lightning_sim.sketch.sizes_for`).
         every_n_epochs: measure in every n-th epoch (1 unless `every_n_train_steps` is given), at each of its
-            validations: for 2, in the second, the fourth, and so on. An epoch without a validation is not measured
-            where there is a validation loop: under ``Trainer(check_val_every_n_epoch=m)`` the epochs that are multiples
-            of both n and m are, every sixth for ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that
-            EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
+            validations: with ``Trainer(check_val_every_n_epoch=m)`` at the multiples of both n and m, as a warning
+            says. What EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever they do.
         every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them.
         before_training: measure also before the first step, where a trajectory starts (but with ``"previous"``).
         matrices: measures of which every layer is compared with every layer of the reference; () for none.
@@ -101,6 +98,7 @@ class SimilarityMonitor(Callback):
         directory: the run's directory, in which ``<name>/record.jsonl`` is made; None takes that of the first logger.
         save_sketches: write the sketches and outputs of every (or every n-th) measurement to ``sketches/`` beside the
             record, for ``lightning-sim compare`` and as a later reference; 4.2 MB a layer at the default sizes.
+        log_sketches: save them, and give every file to W&B as a version of an artifact.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
             process that is lost during a measurement does in any case.
@@ -142,6 +140,7 @@ class SimilarityMonitor(Callback):
         name: str = "similarity",
         directory: str | Path | None = None,
         save_sketches: bool | int = False,
+        log_sketches: bool = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -169,7 +168,8 @@ class SimilarityMonitor(Callback):
             on_error=on_error,
         )
         self.name = checked_name(name)
-        self.save_sketches = check_saving(save_sketches, sketch)
+        self.save_sketches = check_saving(save_sketches or bool(log_sketches), sketch)
+        self.log_sketches = log_sketches
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, before_training)
         self.every_n_epochs = self.schedule.epochs
         self.history = SimilarityHistory({})
@@ -297,4 +297,5 @@ class SimilarityMonitor(Callback):
         """Measure, and log under the step that Lightning gives to scalars logged now."""
         if self._run is not None:
             self._run.measure(pl_module, trainer.current_epoch, step, save_every=self.save_sketches)
-            self._reports.log(self.history, trainer, pl_module, log)
+            saved = self._run.newest_sketches if self.log_sketches else None
+            self._reports.log(self.history, trainer, pl_module, log, saved)

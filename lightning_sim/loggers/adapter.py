@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_sim.record import Key, SimilarityHistory
@@ -27,6 +28,9 @@ class LoggerAdapter:
 
     def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
         """Log figures by their names."""
+
+    def write_sketches(self, logger: Any, path: Path, monitor: str) -> None:
+        """Keep a file of sketches with the run."""
 
     def finish(self, logger: Any, history: SimilarityHistory, monitor: str) -> None:
         """Log what the whole history gives."""

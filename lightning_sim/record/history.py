@@ -148,6 +148,7 @@ class SimilarityHistory:
         epoch: int | None = None,
         method: Method = "pearson",
         confidence: float = 0.95,
+        condition: str = "",
     ) -> CorrelationResult:
         """How two measures move together: over the measurements, or over the layers within one of them.
 
@@ -165,6 +166,7 @@ class SimilarityHistory:
             epoch: over layers: the last measurement of this epoch; the very last one by default.
             method: ``"pearson"`` or ``"spearman"``.
             confidence: coverage of the interval.
+            condition: of the samples, for both measures.
 
         Returns:
             ``CorrelationResult(value, low, high, p_value, slope)``; all NaN for fewer than four pairs of finite
@@ -173,7 +175,7 @@ class SimilarityHistory:
         Raises:
             ValueError: if nothing of these names was measured; the message says what was.
         """
-        x, y = paired(self.measurements, self._order(), (first, second), layer, representation, epoch)
+        x, y = paired(self.measurements, self._order(), (first, second), layer, representation, condition, epoch)
         return correlate(x, y, method, confidence)
 
     def to_records(self, *, matrices: bool = False) -> list[dict[str, Any]]:
