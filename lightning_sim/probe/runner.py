@@ -88,14 +88,21 @@ class ProbeRunner:
         return tried(None)
 
     def find_chain(self, network: nn.Module) -> list[str]:
-        """The network's linear layers in the order in which they run on the first batch.
+        """The network's linear layers in the order in which they run on a few samples, or else on the first batch.
 
         Raises:
             ValueError: when they are no chain, with why.
         """
-        with self._untraced(network, {}):
-            _, batch = next(self.probe.first_batch(self.world_size))
-            return find_chain(network, self.prepare(network, batch), self._forward_in_context)
+
+        def found(most: int | None) -> list[str]:
+            with self._untraced(network, {}):
+                _, batch = next(self.probe.first_batch(self.world_size, most=most))
+                return find_chain(network, self.prepare(network, batch), self._forward_in_context)
+
+        try:
+            return found(_TRIED)
+        except RuntimeError:  # made for batches of another size
+            return found(None)
 
     def snapshot(
         self,
