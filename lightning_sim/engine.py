@@ -106,6 +106,7 @@ class SimilarityEngine:
             runner,
             self._network,
             before=state or {},
+            beside=[] if directory is None else [Path(directory) / name],
             metadata={"run": name, "weights": "current"},
             bar=partial(_bar, name if progress and runner.rank == 0 else None),
             warn=self._warn if runner.rank == 0 else lambda message: None,

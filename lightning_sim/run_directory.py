@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sim._arguments import check_text
+from lightning_sim.kept_reference import write_reference
 from lightning_sim.record import Measurement, SimilarityHistory
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.places import FILE_NAME
@@ -95,6 +96,14 @@ class RunDirectory:
             self._warn(f"the sketches could not be saved: {error}")
             return None
         return path
+
+    def keep(self, reference: Mapping[str, Any]) -> dict[str, str] | None:
+        """Write what was taken of the reference to a file of its own; None where that fails."""
+        try:
+            return write_reference(reference, self._record.claim())
+        except OSError as error:
+            self._warn(f"the reference could not be written beside the record, and is in checkpoints: {error}")
+            return None
 
     def _writing(
         self, write: Callable[[RecordWriter], Any], outlook: str = "and is tried again after the next measurement"

@@ -15,7 +15,7 @@ from lightning_sim.callbacks.keywords import formerly_positional
 from lightning_sim.callbacks.logged import LogScalars, log_at_end_of_epoch, log_at_step, log_before_training
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.reporting import Reports, measurements_before
-from lightning_sim.callbacks.run_directory import directory_of, run_name
+from lightning_sim.callbacks.run_directory import directory_of, earlier_directories, run_name
 from lightning_sim.callbacks.schedule import Schedule, expects_measurement, nothing_measured, schedule_problems
 from lightning_sim.loggers import finish_loggers
 from lightning_sim.measures import DEFAULT_MEASURES, OneMeasure, as_measures
@@ -41,13 +41,11 @@ class SimilarityMonitor(Callback):
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>``, with their mean over the layers, and
     ``similarity/<measure>`` of the outputs, so that EarlyStopping and ModelCheckpoint can monitor them;
     ``similarity/seconds`` is the time it took, from the fourth measurement on ``similarity/cka_jsd_pearson/...`` the
-    correlation of each layer's CKA with the divergence of the outputs. Scatter plots and layer x layer matrices go to
-    loggers that take figures. All numbers are in `history`, in checkpoints, and in the record
-    ``similarity/record.jsonl`` in the run's directory, the one that ModelCheckpoint finds.
-
-    No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
-    A resumed run, and a further `fit` of the same Trainer and network, continues history and record, and keeps the
-    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``.
+    correlation of each layer's CKA with the divergence of the outputs. Figures go to loggers that take any. All numbers
+    are in `history`, in checkpoints, and in ``similarity/record.jsonl`` in the run's directory; where another run's is
+    there, ``similarity-1`` is taken, and so on. A resumed run, and a further `fit` of the same Trainer and network,
+    continues history and record, and keeps the first ``"init"``, from ``reference-<hash>.pt`` beside the record; what
+    was recorded after the checkpoint is kept as ``record-1.jsonl``.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
@@ -251,6 +249,7 @@ class SimilarityMonitor(Callback):
             probe_runner(self.settings, trainer),
             network,
             before=before,
+            beside=earlier_directories(trainer, self.name, self._wanted_directory),
             metadata={"run": run_name(trainer), "weights": weights},
             bar=partial(measuring_bar, trainer, self.name),
             warn=self._reports.warn,
