@@ -102,12 +102,12 @@ def check_floating(x: Tensor, name: str) -> None:
         raise ValueError(f"`{name}` must be floating-point, got {x.dtype} of shape {tuple(x.shape)}; call .float()")
 
 
-def check_ids(sample_ids: Tensor, rows: Tensor, name: str) -> None:
+def check_ids(sample_ids: Tensor, rows: Tensor, name: str, *, argument: str = "sample_ids") -> None:
     """Refuse what is not one integer for each of the `rows`, which the user knows by `name`."""
-    check_tensor(sample_ids, "sample_ids", f"({len(rows)},)")
+    check_tensor(sample_ids, argument, f"({len(rows)},)")
     if sample_ids.dtype not in _INTEGERS or sample_ids.shape != rows.shape[:1]:
         raise ValueError(
-            f"`sample_ids` must be {len(rows)} integers, one for each row of `{name}` of shape {tuple(rows.shape)}, "
+            f"`{argument}` must be {len(rows)} integers, one for each row of `{name}` of shape {tuple(rows.shape)}, "
             f"got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"
         )
 

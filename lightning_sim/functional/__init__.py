@@ -2,12 +2,15 @@
 
 from lightning_sim.functional.canonical_correlation import canonical_correlation, pwcca, svcca
 from lightning_sim.functional.centered_kernel_alignment import centered_kernel_alignment
+from lightning_sim.functional.chance import Null, permutation_null
 from lightning_sim.functional.correlation import (
     CorrelationResult,
     pearson_correlation,
     spearman_correlation,
 )
 from lightning_sim.functional.deconfounding import deconfounded_centered_kernel_alignment
+from lightning_sim.functional.error_consistency import ErrorConsistencyResult, error_consistency
+from lightning_sim.functional.estimate import Estimate, estimate
 from lightning_sim.functional.fisher import fisher_rao_distance, fisher_rao_norm, task2vec, task2vec_similarity
 from lightning_sim.functional.hsic import hsic
 from lightning_sim.functional.linear_regression import linear_regression_r2
@@ -28,11 +31,16 @@ from lightning_sim.functional.weights import weight_centered_kernel_alignment
 
 __all__ = [
     "CorrelationResult",
+    "ErrorConsistencyResult",
+    "Estimate",
     "LinearMap",
+    "Null",
     "angular_procrustes_distance",
     "canonical_correlation",
     "centered_kernel_alignment",
     "deconfounded_centered_kernel_alignment",
+    "error_consistency",
+    "estimate",
     "fisher_rao_distance",
     "fisher_rao_norm",
     "hsic",
@@ -43,6 +51,7 @@ __all__ = [
     "mutual_knn",
     "normalized_bures_similarity",
     "pearson_correlation",
+    "permutation_null",
     "prediction_agreement",
     "procrustes_distance",
     "product_kernel_similarity",

@@ -109,7 +109,7 @@ def linear_hsic_terms(a: Rows, b: Rows, estimator: Estimator) -> HsicTerms:
     lost = covariance_rounding(traces.detach(), n)
     # A thousand times what decides between a value and none: three more digits are right without the kernel.
     if n <= _AFFORDABLE_KERNEL and bool((sums[1:] < 2**10 * lost).any()):
-        sums = _summed_by_blocks(a.values, b.values, norms)
+        sums = row_sums(a.values, b.values).sum(1)
     else:
         floors = torch.maximum(floors, lost)
     return HsicTerms(*(sums / (n * (n - 3))), *(floors / (n * (n - 3))))
@@ -152,7 +152,7 @@ def kernel_hsic_terms(
     """
     n = kernel_x.shape[0]
     if estimator == "unbiased":
-        kernel_x, kernel_y = _center_without_diagonal(kernel_x), _center_without_diagonal(kernel_y)
+        kernel_x, kernel_y = u_centered(kernel_x), u_centered(kernel_y)
         count = n * (n - 3)
     else:
         if center:
@@ -173,7 +173,7 @@ def center_kernel(kernel: Tensor) -> Tensor:
     return kernel - means - means[:, None] + means.mean()
 
 
-def _center_without_diagonal(kernel: Tensor) -> Tensor:
+def u_centered(kernel: Tensor) -> Tensor:
     """The U-centred kernel (n, n): zero on the diagonal, and its rows sum to zero.
 
     The sum of the products of two of these is n (n - 3) HSIC_1 (Szekely and Rizzo 2014). Subtracting before
@@ -186,18 +186,20 @@ def _center_without_diagonal(kernel: Tensor) -> Tensor:
     return (kernel - means - means[:, None] + means.sum() / (n - 1)).masked_fill(diagonal, 0)
 
 
-def _summed_by_blocks(a: Tensor, b: Tensor, norms: Tensor) -> Tensor:
-    """What `sums_of_hsic_1` gives of centred (n, p1) and (n, p2), from blocks of the U-centred kernels.
+def row_sums(x: Tensor, y: Tensor) -> Tensor:
+    """Row sums (3, n) of products of the U-centred kernels, x with y, x with x and y with y.
 
-    Subtracting before anything is squared keeps the digits that the difference of sums loses.
+    Of centred (n, p1) and (n, p2); every sample's part in n (n - 3) HSIC_1. From blocks: subtracting before anything is
+    squared keeps the digits that the difference of sums loses.
     """
-    n = len(a)
+    n = len(x)
+    norms = torch.stack([x.square().sum(1), y.square().sum(1)])
     means, mean = norms / (n - 2), norms.sum(1) / ((n - 1) * (n - 2))
-    sums = torch.zeros(3, dtype=a.dtype, device=a.device)
-    for block in torch.split(torch.arange(n, device=a.device), max(1, _BLOCK_ENTRIES // n)):
-        x, y = (
+    sums = []
+    for block in torch.split(torch.arange(n, device=x.device), max(1, _BLOCK_ENTRIES // n)):
+        a, b = (
             (rows[block] @ rows.T + means[side][block, None] + means[side] - mean[side]).scatter(1, block[:, None], 0)
-            for side, rows in enumerate((a, b))
+            for side, rows in enumerate((x, y))
         )
-        sums = sums + torch.stack([(x * y).sum(), x.square().sum(), y.square().sum()])
-    return sums
+        sums.append(torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)]))
+    return torch.cat(sums, 1)

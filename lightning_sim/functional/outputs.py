@@ -48,7 +48,7 @@ def prediction_agreement(logits_a: Tensor, logits_b: Tensor) -> Tensor:
         tensor(0.5000)
     """
     logits_a, logits_b = check_logits(logits_a, logits_b)
-    return (logits_a.argmax(1) == logits_b.argmax(1)).to(logits_a.dtype).mean()
+    return per_sample_agreement(logits_a, logits_b).to(logits_a.dtype).mean()
 
 
 def jensen_shannon_divergence(logits_a: Tensor, logits_b: Tensor, *, base: Literal["e", 2] = "e") -> Tensor:
@@ -89,10 +89,7 @@ def jensen_shannon_divergence(logits_a: Tensor, logits_b: Tensor, *, base: Liter
     """
     check_choice(base, "base", ("e", 2))
     logits_a, logits_b = check_logits(logits_a, logits_b)
-    log_p, log_q = _log_softmax(logits_a), _log_softmax(logits_b)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    per_sample = (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(1) / 2
-    nats = per_sample.mean().clamp_min(0)
+    nats = per_sample_divergence(logits_a, logits_b).mean().clamp_min(0)
     return (nats / math.log(base) if base == 2 else nats).to(logits_a.dtype)
 
 
@@ -147,16 +144,31 @@ def rank_correlation(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     return defined.mean().to(logits_a.dtype)
 
 
+def per_sample_agreement(logits_a: Tensor, logits_b: Tensor) -> Tensor:
+    """Whether both predict the same class, (n,) in float64."""
+    return widen(logits_a.argmax(1) == logits_b.argmax(1))
+
+
+def per_sample_divergence(logits_a: Tensor, logits_b: Tensor) -> Tensor:
+    """Jensen-Shannon divergence (n,) of the distributions over classes, the last dimension, in nats."""
+    log_p, log_q = _log_softmax(logits_a), _log_softmax(logits_b)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1) / 2
+
+
 def per_sample_rank_correlation(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     """Spearman's correlation (n,) of the rows of two (n, classes); NaN where one is constant."""
-    middle = (logits_a.shape[1] + 1) / 2
-    ranks_a, ranks_b = (average_ranks(widen(z).contiguous()) - middle for z in (logits_a, logits_b))
-    variances = ranks_a.square().sum(1) * ranks_b.square().sum(1)
-    return ((ranks_a * ranks_b).sum(1) / variances.sqrt()).clamp(-1, 1)  # 0 / 0 where a row has no ranking
+    return (standardized_ranks(logits_a) * standardized_ranks(logits_b)).sum(1).clamp(-1, 1)
+
+
+def standardized_ranks(logits: Tensor) -> Tensor:
+    """Ranks of the classes (n, classes), of mean 0 and length 1 in every row; NaN in a row that has no ranking."""
+    ranks = average_ranks(widen(logits).contiguous()) - (logits.shape[1] + 1) / 2
+    return ranks.div(torch.linalg.vector_norm(ranks, dim=1, keepdim=True))
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
     """Log-softmax without infinities: beyond a gap of 1000 the probability is zero in any case."""
     logits = widen(logits)
-    logits = logits - logits.detach().amax(1, keepdim=True)
-    return torch.log_softmax(logits.clamp(min=-1000), 1)
+    logits = logits - logits.detach().amax(-1, keepdim=True)
+    return torch.log_softmax(logits.clamp(min=-1000), -1)
