@@ -124,7 +124,8 @@ class SimilarityHistory:
         """The trajectory of one of `keys`; empty for what was never measured."""
         found = [m for m in self.measurements if m.number(key) is not None]
         epochs, steps = (np.array([getattr(m, moment) for m in found], dtype=np.int64) for moment in ("epoch", "step"))
-        return Trajectory(key.name, epochs, steps, numbers_of(found, key))
+        errors = np.array([m.statistic("standard_error", key) for m in found], dtype=np.float64)
+        return Trajectory(key.name, epochs, steps, numbers_of(found, key), errors)
 
     def matrix(
         self,
@@ -180,7 +181,7 @@ class SimilarityHistory:
 
     def to_records(self, *, matrices: bool = False) -> list[dict[str, Any]]:
         """One dictionary per number, with the columns ``run, epoch, step, measure, representation, condition, layer,
-        reference_layer, value``.
+        reference_layer, value``, and what stands beside the value (:data:`lightning_sim.record.STATISTICS`) or None.
 
         Representation, layer and reference_layer are None for measures of outputs and of whole networks;
         reference_layer is None as well where the source does not say which it was. ``seconds`` is a row too.

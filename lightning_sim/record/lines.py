@@ -9,7 +9,8 @@ r"""The lines of the record ``similarity/record.jsonl``: one JSON object each, i
     ``values[i][j]`` compares layer ``rows[i]`` of the network with layer ``columns[j]`` of the reference.
 ``{"kind": "measurement", "epoch", "step", "seconds", "matrices", "values"}``
     ``values`` are numbers in the order of the keys; ``matrices`` says how many of the lines just above belong to this
-    measurement.
+    measurement. Where there is any, ``statistics`` maps ``standard_error`` and others to numbers in that order too,
+    ``null`` where the value has none.
 
 Numbers are the shortest decimals that give the same float32; NaN is ``null``. In the first schema, which is read as
 well, ``values`` maps logged names to numbers, and there are no keys.
@@ -87,7 +88,11 @@ def measurement_lines(measurement: Measurement, known: Sequence[Key] | None = No
         )
         for matrix in measurement.matrices
     ]
-    held = {"matrices": len(measurement.matrices), "values": _numbers(measurement.by_key.values())}
+    held: dict[str, Any] = {"matrices": len(measurement.matrices), "values": _numbers(measurement.by_key.values())}
+    if measurement.statistics:
+        held["statistics"] = {
+            name: _numbers(of_keys.get(key, np.nan) for key in keys) for name, of_keys in measurement.statistics.items()
+        }
     seconds = None if measurement.seconds is None else _numbers([measurement.seconds])[0]
     lines.append(_line({"kind": "measurement", **moment, "seconds": seconds, **held}))
     return b"".join(lines)
@@ -188,7 +193,11 @@ def parse_measurement(
             values = dict(zip(keys, found["values"], strict=True))
             if found["seconds"] is not None:
                 values[Key("seconds")] = found["seconds"]
-        return Measurement(found["epoch"], found["step"], values, matrices)
+        statistics = {
+            name: {key: number for key, number in zip(keys, numbers, strict=True) if number is not None}
+            for name, numbers in found.get("statistics", {}).items()
+        }
+        return Measurement(found["epoch"], found["step"], values, matrices, statistics)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 

@@ -15,6 +15,7 @@ from lightning_sim.figures import Heatmap, heatmap_figure
 from lightning_sim.record.key import Key, parse_name
 from lightning_sim.record.naming import derived
 from lightning_sim.record.scale import Scale
+from lightning_sim.record.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,6 +125,10 @@ class Measurement:
         values: the numbers by :class:`lightning_sim.measures.Key`, or by logged name: ``<measure>/<representation>/
             <layer>`` for layers, ``<measure>`` for outputs, and ``seconds`` for what the measuring took.
         matrices: the layer x layer matrices of this moment.
+        statistics: what stands beside the numbers, by its name (`lightning_sim.record.statistics.STATISTICS`) and key.
+
+    Raises:
+        ValueError: for values that are no numbers, and statistics of other names.
 
     Attributes:
         by_key: the numbers by key.
@@ -141,6 +146,7 @@ class Measurement:
         step: int,
         values: Mapping[Key, float] | Mapping[str, float] | Mapping[Key | str, float],
         matrices: Sequence[SimilarityMatrix] = (),
+        statistics: Mapping[str, Mapping[Key, float]] | None = None,
     ) -> None:
         self.epoch = int(epoch)
         self.step = int(step)
@@ -152,6 +158,12 @@ class Measurement:
         keys = (_parsed(key) if isinstance(key, str) else _shared(key) for key in values)
         self.by_key: dict[Key, float] = dict(zip(keys, numbers.tolist(), strict=True))
         self.seconds: float | None = self.by_key.pop(_SECONDS, None)
+        if unknown := set(statistics or {}) - set(STATISTICS):
+            raise ValueError(f"`statistics` are {', '.join(STATISTICS)}; got {', '.join(map(repr, sorted(unknown)))}")
+        self.statistics: dict[str, dict[Key, float]] = {
+            name: dict(zip(map(_shared, of_keys), _as_float32(list(of_keys.values())).tolist(), strict=True))
+            for name, of_keys in (statistics or {}).items()
+        }
 
     @property
     def values(self) -> dict[str, float]:
@@ -163,6 +175,10 @@ class Measurement:
         """The number of a key, ``Key("seconds")`` among them; None where it was not measured."""
         return self.seconds if key == _SECONDS else self.by_key.get(key)
 
+    def statistic(self, name: str, key: Key) -> float | None:
+        """What stands beside the number of a key; None where nothing does."""
+        return self.statistics.get(name, {}).get(key)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Measurement):
             return NotImplemented
@@ -171,6 +187,7 @@ class Measurement:
             (self.epoch, self.step, list(mine)) == (other.epoch, other.step, list(theirs))
             and np.array_equal(list(mine.values()), list(theirs.values()), equal_nan=True)
             and tuple(self.matrices) == tuple(other.matrices)
+            and repr(self.statistics) == repr(other.statistics)  # where NaN is equal to NaN
         )
 
     __hash__ = None  # type: ignore[assignment]  # it holds a dictionary
@@ -186,6 +203,9 @@ class Measurement:
             "step": self.step,
             "values": self.values,
             "matrices": [matrix.to_state() for matrix in self.matrices],
+            "statistics": {
+                name: {key.name: value for key, value in held.items()} for name, held in self.statistics.items()
+            },
         }
 
     @classmethod
@@ -194,7 +214,11 @@ class Measurement:
         matrices = tuple(SimilarityMatrix.from_state(matrix) for matrix in state["matrices"])
         # Earlier versions kept correlations among the values.
         values = {name: value for name, value in state["values"].items() if not derived(name)}
-        return cls(state["epoch"], state["step"], values, matrices)
+        statistics = {
+            name: {_parsed(key): value for key, value in held.items()}
+            for name, held in state.get("statistics", {}).items()
+        }
+        return cls(state["epoch"], state["step"], values, matrices, statistics)
 
 
 @functools.lru_cache(maxsize=65536)

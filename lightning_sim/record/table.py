@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement
+from lightning_sim.record.statistics import STATISTICS
 
 if TYPE_CHECKING:
     import pandas
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "KEY_COLUMNS", "Columns", "data_frame", "joined", "of_measure", "tidy_columns", "wide_frame"]
 
 KEY_COLUMNS = ("measure", "representation", "condition", "layer")
-COLUMNS = ("run", "epoch", "step", *KEY_COLUMNS, "reference_layer", "value")
+COLUMNS = ("run", "epoch", "step", *KEY_COLUMNS, "reference_layer", "value", *STATISTICS)
 Columns = list[list[Any]]
+_NOTHING = [None] * len(STATISTICS)
 
 
 def tidy_columns(
@@ -35,9 +37,12 @@ def tidy_columns(
         moment = (run, measurement.epoch, measurement.step)
         for key, value in measurement.by_key.items():
             reference = None if key.layer is None else references.get(key.layer)
-            rows.append((*moment, key.measure, key.representation, key.condition, key.layer, reference, value))
+            beside = [measurement.statistic(name, key) for name in STATISTICS]
+            rows.append(
+                (*moment, key.measure, key.representation, key.condition, key.layer, reference, value, *beside)
+            )
         if measurement.seconds is not None:
-            rows.append((*moment, "seconds", None, "", None, None, measurement.seconds))
+            rows.append((*moment, "seconds", None, "", None, None, measurement.seconds, *_NOTHING))
         for matrix in measurement.matrices if matrices else ():
             kind = (matrix.measure, matrix.representation, matrix.condition)
             for layer, numbers in zip(matrix.rows, matrix.values.tolist(), strict=True):
@@ -45,7 +50,7 @@ def tidy_columns(
                 scalar = references.get(layer) if key in measurement.by_key else None
                 for reference, value in zip(matrix.columns, numbers, strict=True):
                     if reference != scalar:
-                        rows.append((*moment, *kind, layer, reference, value))
+                        rows.append((*moment, *kind, layer, reference, value, *_NOTHING))
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in COLUMNS]
 
 
@@ -80,7 +85,8 @@ def data_frame(columns: Columns) -> pandas.DataFrame:
         import pandas
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("data frames need pandas: pip install 'lightning-sim[pandas]'") from error
-    return pandas.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=list(COLUMNS))
+    frame = pandas.DataFrame(dict(zip(COLUMNS, columns, strict=True)), columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(STATISTICS, float))
 
 
 def wide_frame(columns: Columns) -> pandas.DataFrame:

@@ -28,12 +28,14 @@ class Trajectory:
         epochs: shape (measurements,), integers.
         steps: shape (measurements,), integers, the loggers' steps.
         values: shape (measurements,); NaN where a measurement failed.
+        standard_errors: shape (measurements,), of other samples, not of other trainings; NaN where there is none.
     """
 
     name: str
     epochs: NDArray[np.int64]
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.values)

@@ -126,6 +126,16 @@ def test_records_of_the_first_schema_are_read(tmp_path: Path) -> None:
     assert history.matrix().values.tolist() == [[0.5]]
 
 
+def test_what_stands_beside_the_values_is_read_back(tmp_path: Path) -> None:
+    conv, jsd = Key("cka", "features", "conv"), Key("jsd")
+    beside = {"standard_error": {conv: 0.125, jsd: 0.25}, "p_value": {conv: 0.5}}
+    history = SimilarityHistory({}, [Measurement(0, 0, {conv: 0.75, jsd: 0.5}, (), beside)])
+    path = history.save(tmp_path / "kept")
+    line = json.loads((path / "record.jsonl").read_bytes().splitlines()[-1])
+    assert line["statistics"] == {"standard_error": [0.125, 0.25], "p_value": [0.5, None]}
+    assert read_history(path) == history
+
+
 def test_every_float32_survives(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 2000, dtype=np.uint32)
     numbers = bits.view(np.float32)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from lightning_sim.record import Key, Measurement, SimilarityHistory, SimilarityMatrix, read_history
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import parse_name
+from lightning_sim.record.statistics import STATISTICS
 from lightning_sim.record.table import COLUMNS
 
 from ..loggers.runs import HOSTILE, example_history
@@ -157,7 +159,7 @@ def test_unknown_matrices_list_what_there_is(arguments: dict[str, object], messa
 def test_the_tidy_table() -> None:
     rows = two_epochs().to_records()
     assert all(tuple(row) == COLUMNS for row in rows)
-    assert [tuple(row.values()) for row in rows[:5]] == [
+    assert [tuple(row.values())[:9] for row in rows[:5]] == [
         ("r", 0, 9, "cka", "features", "", "a", "their a", 0.5),
         ("r", 0, 9, "cka", "features", "", "b", "their b", 0.125),
         ("r", 0, 9, "wcka", "weights", "", "a", "their a", 0.5),
@@ -170,6 +172,29 @@ def test_the_tidy_table() -> None:
     assert len(frame) == 10
     assert frame.query("layer == 'a' and measure == 'cka'").value.tolist() == [0.5, 2.5]
     assert (frame.epoch.dtype.kind, frame.step.dtype.kind, frame.value.dtype.kind) == ("i", "i", "f")
+
+
+def with_errors() -> SimilarityHistory:
+    """Of one layer with a standard error, of another with nothing, and of the outputs with another statistic."""
+    conv, other, jsd = Key("cka", "features", "conv"), Key("cka", "features", "other"), Key("jsd")
+    values = {conv: 0.75, other: 0.5, jsd: math.nan}
+    beside = {"standard_error": {conv: 0.125}, "z": {conv: 12.5, jsd: math.nan}}
+    return SimilarityHistory({}, [Measurement(0, 0, values), Measurement(1, 5, values, (), beside)])
+
+
+def test_what_stands_beside_a_value_is_in_its_row_and_trajectory() -> None:
+    history = with_errors()
+    rows = [(row["step"], row["layer"], row["standard_error"], row["z"]) for row in history.to_records()]
+    assert rows[:2] == [(0, "conv", None, None), (0, "other", None, None)]
+    assert rows[3:5] == [(5, "conv", 0.125, 12.5), (5, "other", None, None)]
+    assert math.isnan(rows[5][3])
+    np.testing.assert_array_equal(history.trajectory("cka", layer="conv").standard_errors, [math.nan, 0.125])
+    frame = history.to_pandas()
+    assert {frame[name].dtype.kind for name in STATISTICS} == {"f"}
+    assert frame.query("layer == 'conv' and step == 5").standard_error.tolist() == [0.125]
+    assert SimilarityHistory.from_state(history.to_state()) == history
+    with pytest.raises(ValueError, match="`statistics` are standard_error, .*; got 'error'"):
+        Measurement(0, 0, {"jsd": 1}, (), {"error": {}})
 
 
 def test_the_tidy_table_with_matrices_has_every_cell_once() -> None:
