@@ -1,6 +1,7 @@
 """Similarity measures as pure functions: representations, weights and outputs of two networks."""
 
 from lightning_sim.functional.canonical_correlation import canonical_correlation, pwcca, svcca
+from lightning_sim.functional.carriers import Carriers, carriers
 from lightning_sim.functional.centered_kernel_alignment import centered_kernel_alignment
 from lightning_sim.functional.chance import Null, permutation_null
 from lightning_sim.functional.correlation import (
@@ -10,7 +11,7 @@ from lightning_sim.functional.correlation import (
 )
 from lightning_sim.functional.deconfounding import deconfounded_centered_kernel_alignment
 from lightning_sim.functional.error_consistency import ErrorConsistencyResult, error_consistency
-from lightning_sim.functional.estimate import Estimate, estimate
+from lightning_sim.functional.estimate import Estimate, estimate, standard_error
 from lightning_sim.functional.fisher import fisher_rao_distance, fisher_rao_norm, task2vec, task2vec_similarity
 from lightning_sim.functional.hsic import hsic
 from lightning_sim.functional.linear_regression import linear_regression_r2
@@ -30,6 +31,7 @@ from lightning_sim.functional.stitching import LinearMap, stitching_map
 from lightning_sim.functional.weights import weight_centered_kernel_alignment
 
 __all__ = [
+    "Carriers",
     "CorrelationResult",
     "ErrorConsistencyResult",
     "Estimate",
@@ -37,6 +39,7 @@ __all__ = [
     "Null",
     "angular_procrustes_distance",
     "canonical_correlation",
+    "carriers",
     "centered_kernel_alignment",
     "deconfounded_centered_kernel_alignment",
     "error_consistency",
@@ -59,6 +62,7 @@ __all__ = [
     "rank_correlation",
     "representational_similarity_analysis",
     "spearman_correlation",
+    "standard_error",
     "stitching_map",
     "svcca",
     "task2vec",

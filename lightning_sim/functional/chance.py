@@ -95,8 +95,8 @@ def permutation_null(
     From `permutations` random ones (the same every time): "nbs", "mutual_knn" (whose mean is k / (n - 1)), and any
     function of two matrices. So few leave a standard deviation uncertain by 1 / sqrt(2 permutations).
 
-    Shapes: `x` (n, p1), `y` (n, p2), or logits (n, classes) twice. Cost: "cka" and "rv" O(n^3) time and O(n^2) memory; "jsd"
-    O(n^2 classes); by permutations so many values.
+    Shapes: `x` (n, p1), `y` (n, p2), or logits (n, classes) twice. Cost: "cka" and "rv" O(n^3) time and O(n^2) memory;
+    "jsd" O(n^2 classes); by permutations so many values.
 
     Args:
         x: representation of n samples, or the logits of one network.
@@ -147,7 +147,8 @@ def permutation_null(
     n = len(a)
     skewness = 0.0
     if measure in ("cka", "rv"):
-        skewness = alignment_skewness(*(kernel_cubes(u_centered(z @ z.T)) for z in (a, b)), n=n)
+        cubes = [kernel_cubes(u_centered(z @ z.T)) for z in (a, b)]
+        skewness = alignment_skewness(cubes[0], cubes[1], n)
     if measure == "cka":
         return null_of(value, 0.0, math.sqrt(2 / (n * (n - 3))), skewness)
     scale = torch.linalg.matrix_norm(_square(a)) * torch.linalg.matrix_norm(_square(b))

@@ -22,7 +22,15 @@ from lightning_sim.functional.outputs import (
     rank_correlation,
 )
 
-__all__ = ["Estimate", "alignment_influences", "bures_influences", "estimate", "standard_error"]
+__all__ = [
+    "Estimate",
+    "alignment_influences",
+    "bures_influences",
+    "bures_parts",
+    "estimate",
+    "polar_directions",
+    "standard_error",
+]
 
 EstimatedMeasure = Literal["cka", "nbs", "agreement", "jsd", "rank_correlation", "error_consistency"]
 
@@ -130,8 +138,26 @@ def bures_influences(a: Tensor, b: Tensor) -> Tensor:
     """On the NBS of centred (n, p1) and (n, p2), (n,)."""
     # Of representations wider than samples, coordinates in their own row space.
     a, b = (torch.linalg.qr(z.T, mode="r").R.T if z.shape[1] > z.shape[0] else z for z in (a, b))
-    u, _, vt = torch.linalg.svd(a.T @ b, full_matrices=False)
-    shares = [z.square().sum(1) / z.square().sum() for z in (a, b)]
-    parts = ((a @ u) * (b @ vt.T)).sum(1) / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
-    influences: Tensor = parts - parts.sum() * (shares[0] + shares[1]) / 2
+    u, v = polar_directions(a, b)
+    return bures_parts((a @ u) * (b @ v), a, b, dim=1)
+
+
+def bures_parts(products: Tensor, a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Influences of the rows (`dim` 1) or columns (`dim` 0) whose products sum to the nuclear norm of a' b."""
+    norm_a, norm_b = torch.linalg.vector_norm(a), torch.linalg.vector_norm(b)
+    parts = products.sum(dim) / (norm_a * norm_b)
+    shares = a.square().sum(dim) / norm_a.square() + b.square().sum(dim) / norm_b.square()
+    influences: Tensor = parts - parts.sum() * shares / 2
     return influences
+
+
+def polar_directions(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """U (p1, r) and V (p2, r) of a' b = U S V', from eigenvectors of its square; without values that are rounding."""
+    if a.shape[1] < b.shape[1]:
+        v, u = polar_directions(b, a)
+        return u, v
+    product = a.T @ b
+    squares, v = torch.linalg.eigh(product.T @ product)
+    above = squares > len(squares) * torch.finfo(squares.dtype).eps * squares[-1]
+    v = v[:, above]
+    return product @ (v / squares[above].sqrt()), v

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, gram_dtype
 from lightning_sim.sketch.precision import full_precision
 
-__all__ = ["STANDARD_ERRORS", "HsicTerms", "fold_noise", "hsic_terms", "occupied_by", "self_problem"]
+__all__ = ["STANDARD_ERRORS", "HsicTerms", "fold_noise", "hsic_terms", "occupied_by", "projected_grams", "self_problem"]
 
 STANDARD_ERRORS = 4  # of its noise: a self-term below so many is taken for none
 
@@ -29,6 +29,10 @@ class HsicTerms:
             known before.
         diagonals: (D, M), of the Grams.
         dtype: in which the Grams were computed.
+        row_sums: pair of sketches -> (M,), the part of every bucket in their HSIC; for the pairs that were asked for.
+        norms: (D, 2), squared norms of the Grams by the one and the other fold; of folds known with `pairs` only.
+        parts: (folds, D, M), what the projection subtracted with v.
+        buckets: of which they are, all if None.
     """
 
     cross: Tensor
@@ -36,12 +40,21 @@ class HsicTerms:
     spread: Tensor
     diagonals: Tensor
     dtype: torch.dtype
+    row_sums: dict[tuple[int, int], Tensor]
+    norms: Tensor
+    parts: Tensor
+    buckets: Tensor | None
 
 
 def hsic_terms(
-    sketches: Sequence[CenteredSums], row_index: list[int], column_index: list[int], *, unbiased: bool
+    sketches: Sequence[CenteredSums],
+    row_index: list[int],
+    column_index: list[int],
+    *,
+    unbiased: bool,
+    pairs: Iterable[tuple[int, int]] = (),
 ) -> HsicTerms:
-    """The terms of all pairs, from Grams that are computed block by block."""
+    """The terms of all rows with all columns, from Grams that are computed block by block; row sums of the `pairs`."""
     device = sketches[0].device
     sketches = [sketch.on(device) for sketch in sketches]
     buckets = occupied_by(sketches)
@@ -50,6 +63,8 @@ def hsic_terms(
     count = len(sketches)
     cross = torch.zeros(len(row_index), len(column_index), dtype=torch.float64, device=device)
     own, spread = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
+    norms = torch.zeros(count, 2, dtype=torch.float64, device=device)
+    row_sums = {pair: torch.zeros(len(ones), dtype=torch.float64, device=device) for pair in pairs}
     with full_precision(device):
         grams = [sketch.grams(buckets) for sketch in sketches]
         both = any(first is not second for first, second in grams)
@@ -71,13 +86,49 @@ def hsic_terms(
             if both:
                 cross += (_taken(second, row_index) @ _taken(first, column_index).T).double()
             own += torch.stack([torch.dot(a, b) for a, b in zip(first, second, strict=True)]).double()
+            for (i, j), total in row_sums.items():
+                product = first[i] * second[j]
+                if both:
+                    product = product.addcmul_(second[i], first[j]).div_(2)
+                _add_row_sums(total, product.view(len(block), -1), block)
+            if both and row_sums:
+                norms += torch.stack([torch.linalg.vector_norm(side, dim=1) for side in (first, second)], 1).square()
             for index in unknown if unbiased else ():
                 # Of normal noise, of which the folds differ by that of both, e^4 is a twelfth of the fourth power.
                 squares = (first[index] - second[index]).square_()
                 spread[index] += torch.dot(squares, squares).double() / 12
     if both:
         cross /= 2
-    return HsicTerms(cross, own, spread.sqrt(), (diagonals[0] + diagonals[-1]) / 2, ones.dtype)
+    else:
+        norms += own[:, None]
+    diagonal, parts = (diagonals[0] + diagonals[-1]) / 2, torch.stack([side.parts for side in projections])
+    return HsicTerms(cross, own, spread.sqrt(), diagonal, ones.dtype, row_sums, norms, parts, buckets)
+
+
+def projected_grams(sketch: CenteredSums) -> tuple[list[Tensor], Tensor]:
+    """The whole Grams (M, M) by the one and the other fold, as they enter HSIC_1; and the buckets' signs (M,)."""
+    buckets = occupied_by([sketch])
+    ones = sketch.ones() if buckets is None else sketch.ones()[buckets]
+    ones = ones.to(gram_dtype(len(ones), ones.dtype))
+    found = []
+    with full_precision(sketch.device):
+        for gram in dict.fromkeys(sketch.grams(buckets)):
+            whole = torch.empty(1, len(ones), len(ones), dtype=ones.dtype, device=ones.device)
+            for start in range(0, len(ones), ROWS_PER_BLOCK):
+                rows = range(start, min(start + ROWS_PER_BLOCK, len(ones)))
+                here, beyond = slice(rows.start, rows.stop), slice(rows.start, None)
+                gram.write_block(here, beyond, block := torch.empty_like(whole[0, here, beyond]))
+                whole[0, here, beyond], whole[0, beyond, here] = block, block.T
+            _Projection([gram], gram.diagonal()[None], ones).subtract(whole, range(len(ones)))
+            found.append(whole[0])
+    return found, torch.where(ones < 0, -1, 1)
+
+
+def _add_row_sums(total: Tensor, product: Tensor, rows: range) -> None:
+    """Of a symmetric matrix (M, M), from rows of it from the diagonal on, what is beyond the diagonal block twice."""
+    beyond = product[:, len(rows) :]
+    total[rows.start : rows.stop] += product[:, : len(rows)].sum(1) + beyond.sum(1) / 2
+    total[rows.stop :] += beyond.sum(0) / 2
 
 
 class _Projection:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lightning_sim._checks import check_choice
+from lightning_sim.functional.carriers import Carriers, carriers_of
+from lightning_sim.functional.chance import Null, null_of
+from lightning_sim.functional.estimate import Estimate
+from lightning_sim.sketch.alignment_errors import alignment_null
+from lightning_sim.sketch.bures_errors import bures_estimate, bures_null
 from lightning_sim.sketch.centered_sums import CenteredSums
-from lightning_sim.sketch.similarity import centered_kernel_alignment_matrix, normalized_bures_similarity
+from lightning_sim.sketch.similarity import (
+    alignments,
+    centered_kernel_alignment_matrix,
+    normalized_bures_similarity,
+)
 from lightning_sim.sketch.state_files import read_one_state, write_states
 
 __all__ = ["Sketch"]
@@ -94,6 +105,52 @@ class Sketch(CenteredSums):
             ValueError: as for `cka`.
         """
         return normalized_bures_similarity(self, other)
+
+    def estimate(
+        self, other: Sketch, *, measure: Literal["cka", "nbs"] = "cka", estimator: str = "unbiased"
+    ) -> Estimate:
+        """`cka` or `nbs` with the standard error of its value, as :func:`lightning_sim.functional.estimate` has it.
+
+        With more samples than buckets those take the place of samples, and the error contains the noise of the hashes;
+        with folds it contains their noise as well (see :func:`lightning_sim.sketch.alignments`).
+
+        Raises:
+            ValueError: as for `cka`, and for another measure.
+        """
+        check_choice(measure, "measure", ("cka", "nbs"))
+        if measure == "nbs":
+            return bures_estimate(self, other)
+        found = alignments([self], [other], estimator=estimator, pairs=[(0, 0)])
+        return Estimate(found.values[0, 0], found.standard_errors[0, 0])
+
+    def null(self, other: Sketch, *, measure: Literal["cka", "nbs"] = "cka", permutations: int = 20) -> Null:
+        """Unbiased `cka`, or `nbs`, beside what unrelated samples would read.
+
+        As :func:`lightning_sim.functional.permutation_null`, from which it differs by the noise of folds (which widens
+        the null) and of buckets that hold several samples. NBS is computed for so many random pairings of the buckets.
+
+        Raises:
+            ValueError: as for `cka`, and for another measure.
+        """
+        check_choice(measure, "measure", ("cka", "nbs"))
+        if measure == "nbs":
+            return bures_null(self, other, permutations)
+        found = alignments([self], [other], pairs=[(0, 0)])
+        if bool(found.values.isnan()):
+            return null_of(math.nan, 0.0, math.nan)
+        return alignment_null(self, other, float(found.values), float(found.chance_deviations))
+
+    def carriers(self, other: Sketch) -> Carriers:
+        """Which samples unbiased `cka` stands on, as :func:`lightning_sim.functional.carriers` says it.
+
+        Samples are named by their bucket: the id modulo `num_buckets`, and the id itself where that is smaller.
+
+        Raises:
+            ValueError: as for `cka`.
+        """
+        found = alignments([self], [other], pairs=[(0, 0)])
+        sides = [torch.cat(list(side.centered()[0]), 1) / side.scale for side in (self, other.on(self.device))]
+        return carriers_of(found.shares.get((0, 0)), found.units, *sides)
 
     def cka_problem(self, estimator: str = "unbiased") -> str | None:
         """Why CKA with any other sketch is NaN, in words, or None.
