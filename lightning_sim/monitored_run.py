@@ -62,6 +62,7 @@ class MonitoredRun:
         self._directory: RunDirectory | None = None
         self._run_id = before.get("run_id")
         self.newest_sketches: Path | None = None
+        self._noted = False
         self._kept: dict[str, str] | None = None
         with failing_together(runner.world_size, runner.device):
             restored = _with_reference(before.get("session"), beside)
@@ -105,6 +106,9 @@ class MonitoredRun:
         if self._directory is not None:
             self._directory.append(measurement)
         self._tell(problems)
+        if measurement.notes and not self._noted:
+            self._noted = True
+            self._warn("; ".join(f"{key.title} of {key.layer} {note}" for key, note in measurement.notes.items()))
         return measurement
 
     def state_dict(self) -> dict[str, Any]:

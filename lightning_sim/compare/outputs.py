@@ -48,7 +48,7 @@ def output_matrix(rows: Mapping[str, SketchSet], columns: Mapping[str, SketchSet
             if logits[0].shape != logits[1].shape:
                 shapes = " and ".join(str(tuple(part.shape)) for part in logits)
                 raise ValueError(f"outputs of different shapes, {shapes}, of {name} and {other}")
-            values[i, j], _ = called(OUTPUT_MEASURES[measure].function, *logits)
+            values[i, j] = called(OUTPUT_MEASURES[measure].function, *logits)[0]
     return SimilarityMatrix(measure, "outputs", tuple(rows), tuple(columns), values)
 
 

@@ -12,7 +12,7 @@ from lightning_sim._centering import center_columns, unit_scale
 from lightning_sim._checks import check_ids, check_pair, warn_if_constant
 from lightning_sim.functional.hsic import row_sums
 
-__all__ = ["Carriers", "carriers", "carriers_of"]
+__all__ = ["Carriers", "carriers", "carriers_of", "concentration"]
 
 _LISTED = 5
 _STEPS = 50
@@ -95,12 +95,17 @@ def carriers_of(shares: Tensor | None, sample_ids: Tensor, a: Tensor, b: Tensor)
     """From every sample's share of the numerator, of which there is none if None, and centred representations."""
     if shares is None:
         return Carriers(math.nan, [], [], math.nan, (math.nan, math.nan))
+    directions = _share_of_first(a, b), _share_of_first(b, a)
+    return Carriers(*concentration(shares, sample_ids), directions)
+
+
+def concentration(shares: Tensor, sample_ids: Tensor) -> tuple[float, list[int], list[float], float]:
+    """Effective number, ids and shares of the five largest, and share of the largest twentieth."""
     largest = shares.topk(min(_LISTED, len(shares)))
     twentieth = shares.topk(math.ceil(len(shares) / 20)).values.sum()
     ids = sample_ids.to(shares.device)[largest.indices].tolist()
     effective = shares.sum().square() / shares.square().sum()
-    directions = _share_of_first(a, b), _share_of_first(b, a)
-    return Carriers(float(effective), ids, largest.values.tolist(), float(twentieth), directions)
+    return float(effective), ids, largest.values.tolist(), float(twentieth)
 
 
 def _share_of_first(a: Tensor, b: Tensor) -> float:

@@ -14,19 +14,27 @@ from torchmetrics import Metric
 __all__ = ["called", "function_name"]
 
 
-def called(function: Callable[[Tensor, Tensor], object], x: Tensor, y: Tensor) -> tuple[float, str | None]:
-    """``function(x, y)`` as a number, NaN where it raised, and why it is NaN in words."""
+def called(
+    function: Callable[[Tensor, Tensor], object], x: Tensor, y: Tensor
+) -> tuple[float, str | None, dict[str, float]]:
+    """``function(x, y)`` as a number, NaN where it raised, why it is NaN in words, and what stands beside it.
+
+    A function may give an `Estimate`, or another pair of a value and its standard error.
+    """
     try:
         with warnings.catch_warnings(record=True) as caught, torch.no_grad():
             warnings.simplefilter("always")
             result: Any = _of_metric(function, x, y) if isinstance(function, Metric) else function(x, y)
+        beside = {}
+        if isinstance(result, tuple) and len(result) == 2:
+            result, beside["standard_error"] = result[0], float(result[1])
         value = float(result)
     except Exception as error:
-        return math.nan, f"could not be computed: {type(error).__name__}: {error}"
+        return math.nan, f"could not be computed: {type(error).__name__}: {error}", {}
     if not math.isnan(value):
-        return value, None
+        return value, None, beside
     reasons = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
-    return value, f"is undefined: {reasons}" if reasons else "is NaN, and the function gave no reason"
+    return value, f"is undefined: {reasons}" if reasons else "is NaN, and the function gave no reason", {}
 
 
 def function_name(function: Any, name: str | None) -> str:

@@ -18,7 +18,10 @@ from lightning_sim.record.measurement import SimilarityMatrix
 from lightning_sim.record.scale import Scale
 from lightning_sim.sketch import Tang2020Sketch
 
-__all__ = ["LayerFunction", "LayerMeasure"]
+__all__ = ["Beside", "LayerFunction", "LayerMeasure", "Place"]
+
+Place = tuple[int, int]
+Beside = dict[str, Any]  # statistics of one value by name, and its "note"
 
 
 class LayerMeasure(Measure):
@@ -54,6 +57,19 @@ class LayerMeasure(Measure):
                     problems[i, j] = problem
         return values, problems
 
+    def together(
+        self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, str], dict[Place, Beside]]:
+        """Values (xs, ys), of the counterparts alone unless `every_pair`; why they are NaN; what stands beside them."""
+        if self.every_pair:
+            return *self.similarities(xs, ys, pairs), {}
+        values, problems = np.full((len(xs), len(ys)), np.nan), {}
+        for i, j in counterparts:
+            values[i, j], problem = self.similarity(xs[i], ys[j], pairs)
+            if problem is not None:
+                problems[i, j] = problem
+        return values, problems, {}
+
     def keys(self, pairs: Pairs) -> list[Key]:
         """Every layer in every representation."""
         return [Key(self.name, *kind) for kind in itertools.product(pairs.representations, pairs.layers)]
@@ -70,18 +86,22 @@ class LayerMeasure(Measure):
         xs, x_problems = self._prepared(mine, rows, representation, "")
         ys, y_problems = self._prepared(theirs, columns, representation, " (in the reference)")
         matrix = np.full((len(rows), len(columns)), np.nan)
-        reasons: dict[tuple[int, int], str] = {}
-        if self.every_pair and xs and ys:
-            block, of_block = self.similarities(list(xs.values()), list(ys.values()), pairs)
-            i, j = (list(places) for places in (xs, ys))
+        counterparts = [(row, columns.index(counterpart)) for row, counterpart in enumerate(pairs.layers.values())]
+        reasons: dict[Place, str] = {}
+        beside: dict[Place, Beside] = {}
+        if xs and ys:
+            i, j = list(xs), list(ys)
+            wanted = [(i.index(row), j.index(column)) for row, column in counterparts if row in xs and column in ys]
+            block, of_block, beside_block = self.together(list(xs.values()), list(ys.values()), wanted, pairs)
             matrix[np.ix_(i, j)] = block
             reasons = {(i[row], j[column]): reason for (row, column), reason in of_block.items()}
-        for row, (layer, counterpart) in enumerate(pairs.layers.items()):
-            column = columns.index(counterpart)
-            reason = x_problems.get(row) or y_problems.get(column) or reasons.get((row, column))
-            if not self.every_pair and reason is None:
-                matrix[row, column], reason = self.similarity(xs[row], ys[column], pairs)
-            found.add(Key(self.name, representation, layer), float(matrix[row, column]), reason)
+            beside = {(i[row], j[column]): statistics for (row, column), statistics in beside_block.items()}
+        for layer, (row, column) in zip(pairs.layers, counterparts, strict=True):
+            key, reason = Key(self.name, representation, layer), x_problems.get(row) or y_problems.get(column)
+            statistics = dict(beside.get((row, column), {}))
+            if (note := statistics.pop("note", None)) is not None:
+                found.notes[key] = str(note)
+            found.add(key, float(matrix[row, column]), reason or reasons.get((row, column)), statistics)
         if self.every_pair:
             found.matrices.append(SimilarityMatrix(self.name, representation, tuple(rows), tuple(columns), matrix))
 
@@ -109,8 +129,9 @@ class LayerFunction(LayerMeasure):
     with signed folds of that width, whose inner products are right on average. That needs a bucket for each sample.
 
     Args:
-        function: ``function(x, y)`` of ``x (n, p)`` and ``y (n, q)``, the same samples row by row, gives a number; or a
-            torchmetrics ``Metric`` with ``update(x, y)``.
+        function: ``function(x, y)`` of ``x (n, p)`` and ``y (n, q)``, the same samples row by row, gives a number, or a
+            number and its standard error (:class:`lightning_sim.functional.Estimate`); or a torchmetrics ``Metric``
+            with ``update(x, y)``.
         name: first part of the logged names; the function's own if None.
         scale: how its values are to be read.
         every_pair: whether to call it for every layer with every layer of the reference, for the matrix.
@@ -160,4 +181,15 @@ class LayerFunction(LayerMeasure):
 
     def similarity(self, x: Tensor, y: Tensor, pairs: Pairs) -> tuple[float, str | None]:
         """What the function gives."""
-        return called(self.function, x, y)
+        return called(self.function, x, y)[:2]
+
+    def together(
+        self, xs: Sequence[Tensor], ys: Sequence[Tensor], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, str], dict[Place, Beside]]:
+        """With the standard errors that the function gives."""
+        values, problems, beside = np.full((len(xs), len(ys)), np.nan), {}, {}
+        for i, j in np.ndindex(values.shape) if self.every_pair else counterparts:
+            values[i, j], problem, beside[i, j] = called(self.function, xs[i], ys[j])
+            if problem is not None:
+                problems[i, j] = problem
+        return values, problems, beside

@@ -81,22 +81,35 @@ class Values:
         numbers: by key; NaN where one could not be computed.
         matrices: layer x layer, of measures that compare every layer with every layer.
         problems: key -> why its number is NaN, as words that follow the name of the layer.
+        statistics: name, of :data:`lightning_sim.record.STATISTICS`, -> key -> what stands beside its number.
+        notes: key -> what is to be known of its number, as words that follow the name of the layer.
     """
 
     numbers: dict[Key, float] = field(default_factory=dict)
     matrices: list[SimilarityMatrix] = field(default_factory=list)
     problems: dict[Key, str] = field(default_factory=dict)
+    statistics: dict[str, dict[Key, float]] = field(default_factory=dict)
+    notes: dict[Key, str] = field(default_factory=dict)
 
     @classmethod
-    def one(cls, key: Key, value: float, problem: str | None = None) -> Values:
-        """A single number, with the reason where it is NaN."""
+    def one(
+        cls, key: Key, value: float, problem: str | None = None, beside: Mapping[str, float] | None = None
+    ) -> Values:
+        """A single number, as `add` takes it."""
         found = cls()
-        found.add(key, value, problem)
+        found.add(key, value, problem, beside)
         return found
 
-    def add(self, key: Key, value: float, problem: str | None = None) -> None:
-        """One number, with the reason where it is NaN; one that float32 cannot hold is kept as NaN as well."""
+    def add(
+        self, key: Key, value: float, problem: str | None = None, beside: Mapping[str, float] | None = None
+    ) -> None:
+        """One number, with the reason where it is NaN, and what stands beside it, as its ``standard_error``.
+
+        One that float32 cannot hold is kept as NaN as well.
+        """
         self.numbers[key] = value
+        for name, statistic in (beside or {}).items():
+            self.statistics.setdefault(name, {})[key] = statistic
         if math.isnan(value):
             self.problems[key] = problem or "is undefined"
         elif abs(value) > torch.finfo(torch.float32).max:
@@ -107,6 +120,9 @@ class Values:
         self.numbers |= other.numbers
         self.matrices += other.matrices
         self.problems |= other.problems
+        self.notes |= other.notes
+        for name, of_keys in other.statistics.items():
+            self.statistics.setdefault(name, {}).update(of_keys)
 
 
 class Measure:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from torch import Tensor
 
+from lightning_sim.functional import estimate, permutation_null
 from lightning_sim.measures.calling import called, function_name
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.record.key import Key
 from lightning_sim.record.scale import Scale
 
-__all__ = ["OutputFunction"]
+__all__ = ["OutputFunction", "output_statistics"]
+
+_MOST_NUMBERS = 2**25  # of pairs of samples times classes, beyond which their divergences take longer than the rest
 
 
 class OutputFunction(Measure):
@@ -23,6 +27,8 @@ class OutputFunction(Measure):
             ``Metric`` with ``update(logits_a, logits_b)``.
         name: first part of the logged names; the function's own if None.
         scale: how its values are to be read.
+        beside: ``beside(logits_a, logits_b)`` gives what stands beside the value, by the names of
+            :data:`lightning_sim.record.STATISTICS`; a function may also give a number and its standard error.
 
     Example:
         >>> import torch
@@ -36,11 +42,16 @@ class OutputFunction(Measure):
     needs = frozenset({"logits"})
 
     def __init__(
-        self, function: Callable[[Tensor, Tensor], object], name: str | None = None, scale: Scale | None = None
+        self,
+        function: Callable[[Tensor, Tensor], object],
+        name: str | None = None,
+        scale: Scale | None = None,
+        beside: Callable[[Tensor, Tensor], Mapping[str, float]] | None = None,
     ) -> None:
         self.function = function
         self.name = function_name(function, name)
         self.scale = scale or Scale()
+        self.beside = beside
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
         """Outputs must be choices between the same classes."""
@@ -58,7 +69,24 @@ class OutputFunction(Measure):
         """One number."""
         a, b = mine.snapshot.logits, theirs.snapshot.logits
         if a is None or b is None:
-            problem = mine.snapshot.output_problem or theirs.snapshot.output_problem or "was not kept"
-            return Values.one(Key(self.name), math.nan, f"cannot be computed: the output {problem}")
-        return Values.one(Key(self.name), *called(self.function, a, b))
+            why = mine.snapshot.output_problem or theirs.snapshot.output_problem or "was not kept"
+            return Values.one(Key(self.name), math.nan, f"cannot be computed: the output {why}")
+        value, problem, beside = called(self.function, a, b)
+        if self.beside is not None and problem is None:
+            beside |= self.beside(a, b)
+        return Values.one(Key(self.name), value, problem, beside)
+
+
+def output_statistics(measure: Literal["agreement", "jsd", "rank_correlation"]) -> Callable[..., dict[str, float]]:
+    """What stands beside a mean over samples: its standard error, and what pairs of different samples would read."""
+
+    def of(a: Tensor, b: Tensor) -> dict[str, float]:
+        found = {"standard_error": float(estimate(a, b, measure=measure).standard_error)}
+        if measure != "jsd" or len(a) * a.numel() <= _MOST_NUMBERS:
+            null = permutation_null(a, b, measure=measure)
+            found |= {"chance_mean": null.mean, "chance_deviation": null.standard_deviation}
+            found |= {"z": null.z, "p_value": null.p_value}
+        return found
+
+    return of
 

@@ -7,13 +7,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from lightning_sim.measures.layers import LayerMeasure
+from lightning_sim.functional.carriers import concentration
+from lightning_sim.functional.chance import null_of
+from lightning_sim.measures.layers import Beside, LayerMeasure, Place
 from lightning_sim.measures.measure import Pairs
 from lightning_sim.record.scale import Scale
-from lightning_sim.sketch import Sketch, TransportMap, centered_kernel_alignment_matrix
+from lightning_sim.sketch import Sketch, TransportMap
+from lightning_sim.sketch.alignment_errors import alignment_null
+from lightning_sim.sketch.similarity import alignments
 
 __all__ = ["CenteredKernelAlignmentOfLayers", "NormalizedBuresSimilarityOfLayers"]
+
+_CERTAIN = 8.0  # standard deviations above chance, at which p is below 0.001 however skew that is
 
 
 class _OfSketches(LayerMeasure):
@@ -28,9 +35,35 @@ class _OfSketches(LayerMeasure):
 
     def similarities(
         self, xs: Sequence[Any], ys: Sequence[Any], pairs: Pairs
-    ) -> tuple[NDArray[np.float64], dict[tuple[int, int], str]]:
+    ) -> tuple[NDArray[np.float64], dict[Place, str]]:
         """Of every x with every y, together where they are of the same samples."""
+        return self._by_samples(xs, ys, (), pairs)[:2]
+
+    def together(
+        self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, str], dict[Place, Beside]]:
+        """With the standard errors of counterparts, and what chance would give."""
+        if self.every_pair:
+            return self._by_samples(xs, ys, counterparts, pairs)
         values = np.full((len(xs), len(ys)), np.nan)
+        problems: dict[Place, str] = {}
+        beside: dict[Place, Beside] = {}
+        for place in counterparts:
+            i, j = place
+            value, of_value, beside_value = self._by_samples([xs[i]], [ys[j]], [(0, 0)], pairs)
+            values[place] = value[0, 0]
+            if of_value:
+                problems[place] = of_value[0, 0]
+            if beside_value:
+                beside[place] = beside_value[0, 0]
+        return values, problems, beside
+
+    def _by_samples(
+        self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, str], dict[Place, Beside]]:
+        """Every x with every y, together where they are of the same samples."""
+        values = np.full((len(xs), len(ys)), np.nan)
+        beside: dict[Place, Beside] = {}
         groups: dict[Any, tuple[list[int], list[int]]] = {}
         for side, summaries in enumerate((xs, ys)):
             for index, summary in enumerate(summaries):
@@ -38,19 +71,26 @@ class _OfSketches(LayerMeasure):
                     groups.setdefault(samples, ([], []))[side].append(index)
         for mine, theirs in groups.values():
             if mine and theirs:
-                block = self._of_the_same_samples([xs[i] for i in mine], [ys[j] for j in theirs], pairs)
+                held = [(i, j) for i, j in counterparts if i in mine and j in theirs]
+                wanted = {(mine.index(i), theirs.index(j)): (i, j) for i, j in held}
+                block, of_block = self._of_the_same_samples(
+                    [xs[i] for i in mine], [ys[j] for j in theirs], list(wanted), pairs
+                )
                 values[np.ix_(mine, theirs)] = block
+                beside |= {wanted[place]: statistics for place, statistics in of_block.items()}
         undefined = np.argwhere(np.isnan(values)).tolist()
-        return values, {(i, j): self._reason(xs[i], ys[j], pairs) for i, j in undefined}
+        return values, {(i, j): self._reason(xs[i], ys[j], pairs) for i, j in undefined}, beside
 
-    def _of_the_same_samples(self, xs: Sequence[Any], ys: Sequence[Any], pairs: Pairs) -> NDArray[np.float64]:
-        """(xs, ys)."""
+    def _of_the_same_samples(
+        self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, Beside]]:
+        """(xs, ys), and what stands beside the counterparts."""
         same = all(x is y for x, y in zip(xs, ys, strict=False)) and len(xs) == len(ys)
         values = np.empty((len(xs), len(ys)))
         for i, x in enumerate(xs):
             for j, y in enumerate(ys):  # of a network with itself it is symmetric
                 values[i, j] = values[j, i] if same and j < i else self._of_pair(x, y, pairs)
-        return values
+        return values, {}
 
     def _of_pair(self, x: Any, y: Any, pairs: Pairs) -> float:
         raise NotImplementedError
@@ -83,11 +123,20 @@ class CenteredKernelAlignmentOfLayers(_OfSketches):
     name = "cka"
     every_pair = True
 
-    def _of_the_same_samples(self, xs: Sequence[Any], ys: Sequence[Any], pairs: Pairs) -> NDArray[np.float64]:
+    def _of_the_same_samples(
+        self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, Beside]]:
         if any(type(sketch) is not Sketch for sketch in (*xs, *ys)):
-            return super()._of_the_same_samples(xs, ys, pairs)
-        values = centered_kernel_alignment_matrix(xs, ys, estimator=pairs.estimator)  # a Gram serves all of its pairs
-        return values.to("cpu").double().numpy()
+            return super()._of_the_same_samples(xs, ys, counterparts, pairs)
+        found = alignments(xs, ys, estimator=pairs.estimator, pairs=counterparts)  # a Gram serves all of its pairs
+        values, errors, chance = (part.to("cpu").double().numpy() for part in found[:3])
+        beside: dict[Place, Beside] = {}
+        for i, j in found.shares:
+            beside[i, j] = {"standard_error": errors[i, j]}
+            if pairs.estimator == "unbiased":
+                beside[i, j] |= _against_chance(xs[i], ys[j], values[i, j], chance[i, j])
+                beside[i, j] |= _carried(found.shares[i, j], found.units, beside[i, j]["z"])
+        return values, beside
 
     def _of_pair(self, x: Any, y: Any, pairs: Pairs) -> float:
         # A transport map, and a sketch as published, have the biased estimate only.
@@ -107,6 +156,34 @@ class NormalizedBuresSimilarityOfLayers(_OfSketches):
 
     def _of_pair(self, x: Any, y: Any, pairs: Pairs) -> float:
         return float(x.nbs(y))
+
+    def _of_the_same_samples(
+        self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
+    ) -> tuple[NDArray[np.float64], dict[Place, Beside]]:
+        if list(counterparts) == [(0, 0)] and type(xs[0]) is type(ys[0]) is Sketch:
+            value, error = xs[0].estimate(ys[0], measure="nbs")
+            return np.array([[float(value)]]), {(0, 0): {"standard_error": float(error)}}
+        return super()._of_the_same_samples(xs, ys, counterparts, pairs)
+
+
+def _against_chance(x: Sketch, y: Sketch, value: float, deviation: float) -> Beside:
+    """What unrelated samples would read; the skewness of that, which is dear, only where it could matter."""
+    found = null_of(value, 0.0, deviation)
+    if abs(found.z) < _CERTAIN:
+        found = alignment_null(x, y, value, deviation)
+    return {"chance_mean": 0.0, "chance_deviation": deviation, "z": found.z, "p_value": found.p_value}
+
+
+def _carried(shares: Tensor, units: Tensor, z: float) -> Beside:
+    """How many samples the value stands on, with a note where these are few."""
+    effective, ids, largest, twentieth = concentration(shares, units)
+    found: Beside = {"effective_samples": effective, "largest_twentieth": twentieth}
+    if twentieth > 0.5 and z >= 3:  # what chance explains is carried by nothing
+        listed = ", ".join(f"{id_} ({share:.0%})" for id_, share in zip(ids, largest, strict=True))
+        found["note"] = (
+            f"stands on few samples: a twentieth of them carries {twentieth:.0%} of it, the most the ids {listed}"
+        )
+    return found
 
 
 def _samples(summary: Any) -> frozenset[tuple[int, int]]:

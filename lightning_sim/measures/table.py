@@ -15,7 +15,7 @@ from lightning_sim.measures.fisher import FisherRaoDistance, FisherRaoNorm, Task
 from lightning_sim.measures.layers import LayerFunction
 from lightning_sim.measures.mean_embedding import MeanEmbedding
 from lightning_sim.measures.measure import Measure
-from lightning_sim.measures.outputs import OutputFunction
+from lightning_sim.measures.outputs import OutputFunction, output_statistics
 from lightning_sim.measures.sketches import CenteredKernelAlignmentOfLayers, NormalizedBuresSimilarityOfLayers
 from lightning_sim.measures.stitching import Stitching
 from lightning_sim.measures.weights import WeightAlignment
@@ -31,9 +31,18 @@ _BUILT_IN: tuple[Measure, ...] = (
     CenteredKernelAlignmentOfLayers(),
     NormalizedBuresSimilarityOfLayers(),
     WeightAlignment(),
-    OutputFunction(functional.prediction_agreement, "agreement", _SHARE),
-    OutputFunction(functional.jensen_shannon_divergence, "jsd", Scale(low=0, high=math.log(2), same=0, unit="nats")),
-    OutputFunction(functional.rank_correlation, scale=Scale(low=-1, high=1, same=1)),
+    OutputFunction(functional.prediction_agreement, "agreement", _SHARE, output_statistics("agreement")),
+    OutputFunction(
+        functional.jensen_shannon_divergence,
+        "jsd",
+        Scale(low=0, high=math.log(2), same=0, unit="nats"),
+        output_statistics("jsd"),
+    ),
+    OutputFunction(
+        functional.rank_correlation,
+        scale=Scale(low=-1, high=1, same=1),
+        beside=output_statistics("rank_correlation"),
+    ),
     MeanEmbedding(),
     FisherRaoNorm(),
     FisherRaoDistance(),

@@ -23,7 +23,7 @@ from lightning_sim.sketch import Sketch
 
 __all__ = ["ProbeRunner", "Summed"]
 
-_TRIED = 13  # samples: not many, and a number that is hardly the size of another dimension
+_TRIED = 7  # samples: few, and a number that is hardly the size of another dimension
 Summed = Callable[[Iterator[tuple[Tensor, Any]], Mapping[str, Tensor]], Tensor]
 
 

@@ -10,7 +10,7 @@ r"""The lines of the record ``similarity/record.jsonl``: one JSON object each, i
 ``{"kind": "measurement", "epoch", "step", "seconds", "matrices", "values"}``
     ``values`` are numbers in the order of the keys; ``matrices`` says how many of the lines just above belong to this
     measurement. Where there is any, ``statistics`` maps ``standard_error`` and others to numbers in that order too,
-    ``null`` where the value has none.
+    ``null`` where the value has none, and ``notes`` are ``[place, text]`` of single values.
 
 Numbers are the shortest decimals that give the same float32; NaN is ``null``. In the first schema, which is read as
 well, ``values`` maps logged names to numbers, and there are no keys.
@@ -93,6 +93,8 @@ def measurement_lines(measurement: Measurement, known: Sequence[Key] | None = No
         held["statistics"] = {
             name: _numbers(of_keys.get(key, np.nan) for key in keys) for name, of_keys in measurement.statistics.items()
         }
+    if measurement.notes:
+        held["notes"] = [[keys.index(key), note] for key, note in measurement.notes.items()]
     seconds = None if measurement.seconds is None else _numbers([measurement.seconds])[0]
     lines.append(_line({"kind": "measurement", **moment, "seconds": seconds, **held}))
     return b"".join(lines)
@@ -197,7 +199,8 @@ def parse_measurement(
             name: {key: number for key, number in zip(keys, numbers, strict=True) if number is not None}
             for name, numbers in found.get("statistics", {}).items()
         }
-        return Measurement(found["epoch"], found["step"], values, matrices, statistics)
+        notes = {keys[place]: note for place, note in found.get("notes", ())}
+        return Measurement(found["epoch"], found["step"], values, matrices, statistics, notes)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 

@@ -125,7 +125,8 @@ class Measurement:
         values: the numbers by :class:`lightning_sim.measures.Key`, or by logged name: ``<measure>/<representation>/
             <layer>`` for layers, ``<measure>`` for outputs, and ``seconds`` for what the measuring took.
         matrices: the layer x layer matrices of this moment.
-        statistics: what stands beside the numbers, by its name (`lightning_sim.record.statistics.STATISTICS`) and key.
+        statistics: what stands beside the numbers, by its name (`lightning_sim.record.STATISTICS`) and key.
+        notes: what is to be known of single numbers, in words.
 
     Raises:
         ValueError: for values that are no numbers, and statistics of other names.
@@ -147,6 +148,7 @@ class Measurement:
         values: Mapping[Key, float] | Mapping[str, float] | Mapping[Key | str, float],
         matrices: Sequence[SimilarityMatrix] = (),
         statistics: Mapping[str, Mapping[Key, float]] | None = None,
+        notes: Mapping[Key, str] | None = None,
     ) -> None:
         self.epoch = int(epoch)
         self.step = int(step)
@@ -164,6 +166,7 @@ class Measurement:
             name: dict(zip(map(_shared, of_keys), _as_float32(list(of_keys.values())).tolist(), strict=True))
             for name, of_keys in (statistics or {}).items()
         }
+        self.notes = {_shared(key): str(note) for key, note in (notes or {}).items()}
 
     @property
     def values(self) -> dict[str, float]:
@@ -187,7 +190,7 @@ class Measurement:
             (self.epoch, self.step, list(mine)) == (other.epoch, other.step, list(theirs))
             and np.array_equal(list(mine.values()), list(theirs.values()), equal_nan=True)
             and tuple(self.matrices) == tuple(other.matrices)
-            and repr(self.statistics) == repr(other.statistics)  # where NaN is equal to NaN
+            and repr((self.statistics, self.notes)) == repr((other.statistics, other.notes))  # NaN equal to NaN
         )
 
     __hash__ = None  # type: ignore[assignment]  # it holds a dictionary
@@ -206,6 +209,7 @@ class Measurement:
             "statistics": {
                 name: {key.name: value for key, value in held.items()} for name, held in self.statistics.items()
             },
+            "notes": {key.name: note for key, note in self.notes.items()},
         }
 
     @classmethod
@@ -218,7 +222,8 @@ class Measurement:
             name: {_parsed(key): value for key, value in held.items()}
             for name, held in state.get("statistics", {}).items()
         }
-        return cls(state["epoch"], state["step"], values, matrices, statistics)
+        notes = {_parsed(key): note for key, note in state.get("notes", {}).items()}
+        return cls(state["epoch"], state["step"], values, matrices, statistics, notes)
 
 
 @functools.lru_cache(maxsize=65536)

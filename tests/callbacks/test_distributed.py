@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from lightning_sim import Sketch, read_history
+from lightning_sim.functional import estimate
 from lightning_sim.sketch import load_sketches
 from tests.callbacks.distributed_script import main
 from tests.callbacks.launching import forked, launch
@@ -27,11 +28,16 @@ def assert_measured(tmp_path, num_samples):
     start, trained = new_network(), new_network()
     # Batch normalisation's statistics differ between the ranks: rank 0's are in the checkpoint.
     trained.load_state_dict(torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"])
-    values = {(r["measure"], r["layer"]): r["value"] for r in read_history(tmp_path).to_records() if r["epoch"] == 1}
+    rows = [row for row in read_history(tmp_path).to_records() if row["epoch"] == 1]
+    values = {(r["measure"], r["layer"]): r["value"] for r in rows}
+    errors = {(r["measure"], r["layer"]): r["standard_error"] for r in rows}
     for layer in ("net.0", "net.3", "net.8"):
         before, after = features(start, layer, probe), features(trained, layer, probe)
         assert values["cka", layer] == pytest.approx(exact.cka_unbiased(after, before), abs=1e-5)
         assert values["nbs", layer] == pytest.approx(exact.nbs(after, before), abs=1e-5)
+        for measure in ("cka", "nbs"):
+            alone = estimate(after, before, measure=measure).standard_error
+            assert errors[measure, layer] == pytest.approx(float(alone), abs=1e-5)
     agreed = (features(start, "net.8", probe).argmax(1) == features(trained, "net.8", probe).argmax(1)).float().mean()
     assert values["agreement", None] == pytest.approx(float(agreed), abs=1e-6)
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sim import SimilarityMonitor, read_history
+from lightning_sim.record import STATISTICS
 from tests.callbacks.training import CONVOLUTIONS, DigitsNet, digits, features, fit, new_network, random_states
 from tests.sketch import exact
 
@@ -207,8 +208,9 @@ def test_wandb_holds_the_same_numbers_and_the_heatmaps(tmp_path, monkeypatch):
     while not _readable(tmp_path) and time.monotonic() < deadline:  # W&B writes from a process of its own
         time.sleep(0.2)
     read = read_history(tmp_path, source="wandb")
-    assert [{**row, "run": None} for row in read.to_records() if row["measure"] != "seconds"] == [
-        {**row, "run": None} for row in monitor.history.to_records() if row["measure"] != "seconds"
+    unknown = dict.fromkeys(("run", *STATISTICS))  # to a logger of scalars
+    assert [{**row, **unknown} for row in read.to_records() if row["measure"] != "seconds"] == [
+        {**row, **unknown} for row in monitor.history.to_records() if row["measure"] != "seconds"
     ]
     images = [path.name for path in tmp_path.rglob("*.png")]
     assert len([name for name in images if "features" in name]) == 2

@@ -299,7 +299,7 @@ class Sized(nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize(("only", "seen"), [(None, 13), (64, 64)])
+@pytest.mark.parametrize(("only", "seen"), [(None, 7), (64, 64)])
 def test_a_network_is_tried_on_a_few_samples_and_else_on_a_whole_batch(only, seen):
     runner = ProbeRunner(Probe(DataLoader(torch.randn(128, 5), 64), 128), lambda: Sketch(16, 16))
     network = Sized(5, 3)

@@ -193,7 +193,7 @@ def test_what_stands_beside_a_value_is_in_its_row_and_trajectory() -> None:
     assert {frame[name].dtype.kind for name in STATISTICS} == {"f"}
     assert frame.query("layer == 'conv' and step == 5").standard_error.tolist() == [0.125]
     assert SimilarityHistory.from_state(history.to_state()) == history
-    with pytest.raises(ValueError, match="`statistics` are standard_error, .*; got 'error'"):
+    with pytest.raises(ValueError, match=r"`statistics` are standard_error, .*; got 'error'"):
         Measurement(0, 0, {"jsd": 1}, (), {"error": {}})
 
 
