@@ -77,16 +77,14 @@ class OutputFunction(Measure):
         return Values.one(Key(self.name), value, problem, beside)
 
 
-def output_statistics(measure: Literal["agreement", "jsd", "rank_correlation"]) -> Callable[..., dict[str, float]]:
+def output_statistics(
+    measure: Literal["agreement", "jsd", "rank_correlation"], a: Tensor, b: Tensor
+) -> dict[str, float]:
     """What stands beside a mean over samples: its standard error, and what pairs of different samples would read."""
-
-    def of(a: Tensor, b: Tensor) -> dict[str, float]:
-        found = {"standard_error": float(estimate(a, b, measure=measure).standard_error)}
-        if measure != "jsd" or len(a) * a.numel() <= _MOST_NUMBERS:
-            null = permutation_null(a, b, measure=measure)
-            found |= {"chance_mean": null.mean, "chance_deviation": null.standard_deviation}
-            found |= {"z": null.z, "p_value": null.p_value}
-        return found
-
-    return of
+    found = {"standard_error": float(estimate(a, b, measure=measure).standard_error)}
+    if measure != "jsd" or len(a) * a.numel() <= _MOST_NUMBERS:
+        null = permutation_null(a, b, measure=measure)
+        found |= {"chance_mean": null.mean, "chance_deviation": null.standard_deviation}
+        found |= {"z": null.z, "p_value": null.p_value}
+    return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -31,17 +32,17 @@ _BUILT_IN: tuple[Measure, ...] = (
     CenteredKernelAlignmentOfLayers(),
     NormalizedBuresSimilarityOfLayers(),
     WeightAlignment(),
-    OutputFunction(functional.prediction_agreement, "agreement", _SHARE, output_statistics("agreement")),
+    OutputFunction(functional.prediction_agreement, "agreement", _SHARE, partial(output_statistics, "agreement")),
     OutputFunction(
         functional.jensen_shannon_divergence,
         "jsd",
         Scale(low=0, high=math.log(2), same=0, unit="nats"),
-        output_statistics("jsd"),
+        partial(output_statistics, "jsd"),
     ),
     OutputFunction(
         functional.rank_correlation,
         scale=Scale(low=-1, high=1, same=1),
-        beside=output_statistics("rank_correlation"),
+        beside=partial(output_statistics, "rank_correlation"),
     ),
     MeanEmbedding(),
     FisherRaoNorm(),

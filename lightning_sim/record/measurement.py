@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,8 @@ class Measurement:
         values: the numbers by :class:`lightning_sim.measures.Key`, or by logged name: ``<measure>/<representation>/
             <layer>`` for layers, ``<measure>`` for outputs, and ``seconds`` for what the measuring took.
         matrices: the layer x layer matrices of this moment.
-        statistics: what stands beside the numbers, by its name (`lightning_sim.record.STATISTICS`) and key.
+        statistics: what stands beside the numbers, by its name (`lightning_sim.record.STATISTICS`) and key; NaN is as
+            none.
         notes: what is to be known of single numbers, in words.
 
     Raises:
@@ -162,10 +164,11 @@ class Measurement:
         self.seconds: float | None = self.by_key.pop(_SECONDS, None)
         if unknown := set(statistics or {}) - set(STATISTICS):
             raise ValueError(f"`statistics` are {', '.join(STATISTICS)}; got {', '.join(map(repr, sorted(unknown)))}")
-        self.statistics: dict[str, dict[Key, float]] = {
-            name: dict(zip(map(_shared, of_keys), _as_float32(list(of_keys.values())).tolist(), strict=True))
-            for name, of_keys in (statistics or {}).items()
-        }
+        self.statistics: dict[str, dict[Key, float]] = {}
+        for name, of_keys in (statistics or {}).items():
+            numbers = _as_float32(list(of_keys.values())).tolist()
+            held = zip(map(_shared, of_keys), numbers, strict=True)
+            self.statistics[name] = {key: number for key, number in held if not math.isnan(number)}
         self.notes = {_shared(key): str(note) for key, note in (notes or {}).items()}
 
     @property
@@ -190,7 +193,7 @@ class Measurement:
             (self.epoch, self.step, list(mine)) == (other.epoch, other.step, list(theirs))
             and np.array_equal(list(mine.values()), list(theirs.values()), equal_nan=True)
             and tuple(self.matrices) == tuple(other.matrices)
-            and repr((self.statistics, self.notes)) == repr((other.statistics, other.notes))  # NaN equal to NaN
+            and (self.statistics, self.notes) == (other.statistics, other.notes)
         )
 
     __hash__ = None  # type: ignore[assignment]  # it holds a dictionary
