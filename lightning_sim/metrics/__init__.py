@@ -2,6 +2,7 @@
 
 from lightning_sim.metrics.canonical_correlation import CanonicalCorrelation
 from lightning_sim.metrics.centered_kernel_alignment import CenteredKernelAlignment
+from lightning_sim.metrics.error_consistency import ErrorConsistency
 from lightning_sim.metrics.normalized_bures_similarity import NormalizedBuresSimilarity
 from lightning_sim.metrics.outputs import OutputDivergence, PredictionAgreement, RankCorrelation
 from lightning_sim.metrics.stitching import StitchingMap
@@ -10,6 +11,7 @@ from lightning_sim.metrics.weights import WeightCenteredKernelAlignment
 __all__ = [
     "CanonicalCorrelation",
     "CenteredKernelAlignment",
+    "ErrorConsistency",
     "NormalizedBuresSimilarity",
     "OutputDivergence",
     "PredictionAgreement",

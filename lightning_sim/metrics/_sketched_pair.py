@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_sim._centering import undefined
 from lightning_sim._checks import check_ids, check_pair
+from lightning_sim.functional.estimate import Estimate
 from lightning_sim.functional.hsic import Estimator
 from lightning_sim.metrics._pair_metric import State
 from lightning_sim.sketch import Sketch
@@ -101,35 +102,44 @@ class SketchedPair:
 
     def cka(self, state: State, estimator: Estimator) -> Tensor:
         """Centred kernel alignment; NaN with a warning where it is undefined."""
-        return self._value(state, lambda x, y: x.cka(y, estimator=estimator), lambda side: side.cka_problem(estimator))
+        return self._value(state, lambda x, y: (x.cka(y, estimator=estimator),), _cka_problem(estimator))[0]
+
+    def cka_estimate(self, state: State, estimator: Estimator) -> Estimate:
+        """The same with its standard error."""
+        return Estimate(*self._value(state, lambda x, y: x.estimate(y, estimator=estimator), _cka_problem(estimator)))
 
     def nbs(self, state: State) -> Tensor:
         """Normalised Bures similarity; NaN with a warning where it is undefined."""
-        return self._value(state, lambda x, y: x.nbs(y), Sketch.problem)
+        return self._value(state, lambda x, y: (x.nbs(y),), Sketch.problem)[0]
+
+    def nbs_estimate(self, state: State) -> Estimate:
+        """The same with its standard error."""
+        return Estimate(*self._value(state, lambda x, y: x.estimate(y, measure="nbs"), Sketch.problem))
 
     def _value(
         self,
         state: State,
-        measure: Callable[[Sketch, Sketch], Tensor],
+        measure: Callable[[Sketch, Sketch], tuple[Tensor, ...]],
         problem: Callable[[Sketch], str | None],
-    ) -> Tensor:
-        """The measure, NaN with a warning that says what the problem of a side is."""
+    ) -> tuple[Tensor, ...]:
+        """The measure, and its error if that gives one; NaN with a warning that says what the problem of a side is."""
         count, counted = int(state["count"]), int(state["counted_ids"])
         if count < 4:
-            return undefined(f"at least 4 samples are needed, got {count}", state["bucket_sums"])
+            return (undefined(f"at least 4 samples are needed, got {count}", state["bucket_sums"]),) * 2
         if counted not in (0, count):
             raise ValueError(
                 f"`sample_ids` must be given for every batch or for none: {count - counted} samples came with ids "
                 f"and {counted} without"
             )
         x, y = self._sketches(state, count)
-        value = measure(x, y)
-        if not bool(value.isnan()):
-            return value
+        found = measure(x, y)
+        if not bool(found[0].isnan()):
+            return found
         sides = zip(_SIDES, (x, y), strict=True)
         reasons = [f"`{name}` {reason}" for name, side in sides if (reason := problem(side)) is not None]
         outside = "the value is further out of its range than the noise of the folds explains"
-        return undefined("; ".join(reasons) or outside, state["bucket_sums"])
+        undefined("; ".join(reasons) or outside, state["bucket_sums"])
+        return found
 
     def _sketches(self, state: State, count: int) -> tuple[Sketch, Sketch]:
         # Empty buckets change nothing, but a batch in `forward` would pay for all of them.
@@ -181,3 +191,7 @@ class SketchedPair:
                 raise ValueError(f"`{name}` must have one width in all batches and on all ranks")
             widths.append(width)
         return widths
+
+
+def _cka_problem(estimator: Estimator) -> Callable[[Sketch], str | None]:
+    return lambda side: side.cka_problem(estimator)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_sim.functional.estimate import Estimate
 from lightning_sim.sketch.synchronization import all_reduce_sum
 
 __all__ = ["SummedMetric"]
@@ -38,6 +39,22 @@ class SummedMetric(Metric):
         """Replace the states by their sums over the ranks, until `unsync`."""
         dist_sync_fn = dist_sync_fn or self.dist_sync_fn or _all_reduced
         super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+
+    def estimate(self) -> Estimate:
+        """What `compute` gives, with the standard error of its value: see :func:`lightning_sim.functional.estimate`.
+
+        Of the samples of all ranks, on every rank that calls it together with the others.
+
+        Raises:
+            NotImplementedError: for metrics, and ways of summing, that keep too little to know one.
+        """
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            return self._estimate()
+
+    def _estimate(self) -> Estimate:
+        raise NotImplementedError(f"{type(self).__name__} keeps too little of its samples to know a standard error")
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the samples of another metric of the same class and settings, or of its `metric_state`.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_sim._arguments import warn_renamed
 from lightning_sim._checks import check_choice, check_flag
+from lightning_sim.functional.estimate import Estimate
 from lightning_sim.functional.hsic import Estimator
 from lightning_sim.metrics._central_moments import CentralMoments
 from lightning_sim.metrics._minibatch_terms import MinibatchTerms
@@ -40,9 +41,12 @@ class CenteredKernelAlignment(PairMetric):
     - "exact": cross-covariances in float64, for narrow layers. Exact in any split and order; samples may have means
       far larger than their variance. State: p (p + 4) + 5 numbers, p the sum of the widths; an update of n samples
       costs O(n p^2), `compute` O(p^2).
-    - "minibatch": the HSIC_1 terms of every batch, five numbers. Every batch of at least 4 samples counts equally,
-      smaller ones not at all: the value depends on how the samples are divided into batches, but as an estimate of
-      HSIC_1 not its expectation. An update costs O(n^2 p) or O(n p^2).
+    - "minibatch": the HSIC_1 terms of every batch and their products, 15 numbers. Every batch of at least 4 samples
+      counts equally, smaller ones not at all: the value depends on how the samples are divided into batches, but as an
+      estimate of HSIC_1 not its expectation. An update costs O(n^2 p) or O(n p^2).
+
+    `estimate` gives the standard error as well: of samples with "sketch" (see `lightning_sim.Sketch.estimate`), of
+    batches with "minibatch"; "exact" sums too little for one.
 
     Samples need no ids: they are counted, and parts that counted by themselves (on other ranks, in metrics that are
     merged) are told apart when they are added. Give `sample_ids` where the value must be the same to rounding in any
@@ -132,3 +136,8 @@ class CenteredKernelAlignment(PairMetric):
     def compute(self) -> Tensor:
         """The CKA of all samples so far."""
         return self._sums.cka(self._state(), self._estimator)
+
+    def _estimate(self) -> Estimate:
+        if isinstance(self._sums, CentralMoments):
+            return super()._estimate()
+        return self._sums.cka_estimate(self._state(), self._estimator)

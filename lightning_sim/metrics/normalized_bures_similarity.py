@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_sim._arguments import warn_renamed
 from lightning_sim._checks import check_choice
+from lightning_sim.functional.estimate import Estimate
 from lightning_sim.metrics._central_moments import CentralMoments
 from lightning_sim.metrics._pair_metric import PairMetric
 from lightning_sim.metrics._sketched_pair import SketchedPair
@@ -29,7 +30,8 @@ class NormalizedBuresSimilarity(PairMetric):
       estimate beyond; more samples than buckets raise it further, as fewer samples would. State and cost of an update
       as for `CenteredKernelAlignment`, with which it shares its states in a `MetricCollection`; ``compute`` costs
       O(M k^2 + k^3).
-    - "exact": from cross-covariances in float64, for narrow layers, in any split and order.
+    - "exact": from cross-covariances in float64, for narrow layers, in any split and order; without a standard error,
+      which `estimate` gives of the former.
 
     As input to ``forward`` and ``update`` the metric accepts:
 
@@ -98,3 +100,6 @@ class NormalizedBuresSimilarity(PairMetric):
     def compute(self) -> Tensor:
         """The NBS of all samples so far."""
         return self._sums.nbs(self._state())
+
+    def _estimate(self) -> Estimate:
+        return super()._estimate() if isinstance(self._sums, CentralMoments) else self._sums.nbs_estimate(self._state())

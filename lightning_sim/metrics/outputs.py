@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_sim._centering import undefined
 from lightning_sim._checks import check_choice, check_logits
+from lightning_sim.functional.estimate import Estimate
 from lightning_sim.functional.outputs import (
-    jensen_shannon_divergence,
+    per_sample_divergence,
     per_sample_rank_correlation,
     prediction_agreement,
 )
@@ -81,6 +82,9 @@ class PredictionAgreement(SummedMetric):
         """The agreement on all samples so far."""
         return _mean(self.agreements, self.count)
 
+    def _estimate(self) -> Estimate:
+        return _estimate_of(_mean(self.agreements, self.count), self.agreements, self.count)
+
 
 class OutputDivergence(SummedMetric):
     r"""Mean over samples of the Jensen-Shannon divergence between the class distributions of two networks.
@@ -89,7 +93,7 @@ class OutputDivergence(SummedMetric):
         \quad m_i = (p_i + q_i) / 2
 
     over the samples of all batches and ranks, with the softmax of the logits and 0 log 0 = 0. In nats, [0, ln 2], or
-    bits, [0, 1]; the divergence itself, not its square root. State: 2 numbers.
+    bits, [0, 1]; the divergence itself, not its square root. State: 3 numbers.
 
     As input to ``forward`` and ``update`` the metric accepts:
 
@@ -128,26 +132,34 @@ class OutputDivergence(SummedMetric):
     plot_lower_bound = 0.0
 
     divergences: Tensor
+    squares: Tensor
     count: Tensor
 
     def __init__(self, base: Literal["e", 2] = "e", **kwargs: Any) -> None:
         check_choice(base, "base", ("e", 2))
         super().__init__(**kwargs)
         self._base = base
-        self.add_state("divergences", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("divergences", "squares", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits_a: Tensor, logits_b: Tensor) -> None:
         """Add a batch of samples."""
         if _checked_count(logits_a, logits_b):
-            nats = jensen_shannon_divergence(logits_a.detach().double(), logits_b.detach().double())
-            self.divergences = self.divergences + nats * len(logits_a)
+            nats = per_sample_divergence(logits_a.detach().double(), logits_b.detach().double())
+            self.divergences = self.divergences + nats.sum()
+            self.squares = self.squares + nats.square().sum()
             self.count = self.count + len(logits_a)
 
     def compute(self) -> Tensor:
         """The mean divergence over all samples so far."""
-        nats = _mean(self.divergences, self.count)
-        return nats / math.log(2) if self._base == 2 else nats
+        return self._in_base(_mean(self.divergences, self.count))
+
+    def _estimate(self) -> Estimate:
+        found = _estimate_of(_mean(self.divergences, self.count), self.squares, self.count)
+        return Estimate(*(self._in_base(nats) for nats in found))
+
+    def _in_base(self, nats: Tensor) -> Tensor:
+        return nats.clamp_min(0) / (math.log(2) if self._base == 2 else 1)
 
 
 class RankCorrelation(SummedMetric):
@@ -157,7 +169,7 @@ class RankCorrelation(SummedMetric):
 
     over the samples of all batches and ranks, with R the ranks of the classes for one sample (ties get their average
     rank) and Pearson's correlation over classes. In [-1, 1]. Samples with the same logit for every class in either
-    network rank nothing; they are left out, and ``compute`` warns how many there were. State: 3 numbers.
+    network rank nothing; they are left out, and ``compute`` warns how many there were. State: 4 numbers.
 
     As input to ``forward`` and ``update`` the metric accepts:
 
@@ -194,12 +206,13 @@ class RankCorrelation(SummedMetric):
     plot_upper_bound = 1.0
 
     correlations: Tensor
+    squares: Tensor
     count: Tensor
     left_out: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("correlations", "count", "left_out"):
+        for name in ("correlations", "squares", "count", "left_out"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits_a: Tensor, logits_b: Tensor) -> None:
@@ -208,6 +221,7 @@ class RankCorrelation(SummedMetric):
             correlations = per_sample_rank_correlation(logits_a.detach().double(), logits_b.detach().double())
             undefined_ones = correlations.isnan()
             self.correlations = self.correlations + correlations.nansum()
+            self.squares = self.squares + correlations.square().nansum()
             self.count = self.count + (~undefined_ones).sum()
             self.left_out = self.left_out + undefined_ones.sum()
 
@@ -223,6 +237,9 @@ class RankCorrelation(SummedMetric):
             )
         return _mean(self.correlations, self.count)
 
+    def _estimate(self) -> Estimate:
+        return _estimate_of(_mean(self.correlations, self.count), self.squares, self.count)
+
 
 def _checked_count(logits_a: Tensor, logits_b: Tensor) -> int:
     """The number of samples, which may be zero."""
@@ -231,3 +248,9 @@ def _checked_count(logits_a: Tensor, logits_b: Tensor) -> int:
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
     return undefined("no samples were given", total) if int(count) == 0 else total / count
+
+
+def _estimate_of(mean: Tensor, squares: Tensor, count: Tensor) -> Estimate:
+    """The mean of so many values with its standard error, from the sum of their squares."""
+    variance = (squares / count - mean.square()).clamp_min(0) / (count - 1)
+    return Estimate(mean, torch.sqrt(variance))

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_sim.metrics import StitchingMap
-from tests.metrics.cases import CASES, DECISIVE, WIDTHS, Batch, Case
+from lightning_sim.metrics import ErrorConsistency, StitchingMap
+from tests.metrics.cases import CASES, DECISIVE, WIDTHS, WITH_ERRORS, Batch, Case
 from tests.processes import start_ranks
 
 # Which rank gets which of the six batches.
@@ -63,6 +63,8 @@ def _work(rank: int, world_size: int) -> dict[str, Any]:
     found["afterwards"] = {name: _interrupted(case, uneven, rank) for name, case in CASES.items()}
     found["traffic"] = {name: _traffic(case.fed(division(case, uneven, rank))) for name, case in CASES.items()}
     found["map"] = _stitching(uneven, rank)
+    found["estimates"] = {name: CASES[name].fed(division(CASES[name], uneven, rank)).estimate() for name in WITH_ERRORS}
+    found["consistency"] = _consistency(uneven, rank)
     if world_size == 2:
         found |= _with_other_settings({name: division(case, uneven, rank) for name, case in CASES.items()})
     if world_size == 3:
@@ -83,6 +85,20 @@ def _stitching(ranks: list[int], rank: int) -> tuple[Any, dict[str, list[int]]]:
             metric.update(x, y)
     traffic = _traffic(metric)
     return tuple(metric.compute()), traffic
+
+
+def consistency_batches() -> list[Batch]:
+    """Logits of two networks with labels that the first knows better."""
+    batches = CASES["agreement"].batches
+    return [(a, b, torch.where(a[:, 0] > 0, a.argmax(1), b.argmin(1))) for a, b in batches]
+
+
+def _consistency(ranks: list[int], rank: int) -> tuple[Any, Any]:
+    metric = ErrorConsistency()
+    for batch, owner in zip(consistency_batches(), ranks, strict=True):
+        if owner == rank:
+            metric.update(*batch)
+    return metric.compute(), metric.estimate()
 
 
 def _with_other_settings(mine: dict[str, list[Batch]]) -> dict[str, Any]:

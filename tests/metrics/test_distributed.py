@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sim.functional import stitching_map
-from tests.metrics.cases import CASES, DECISIVE, WIDTHS
-from tests.metrics.processes import DIVISIONS, division, run
+from lightning_sim.functional import error_consistency, estimate, stitching_map
+from tests.metrics.cases import CASES, DECISIVE, WIDTHS, WITH_ERRORS
+from tests.metrics.processes import DIVISIONS, consistency_batches, division, run
 
 Ranks = list[dict[str, Any]]
 
@@ -69,6 +69,23 @@ def test_ranks_send_their_state_and_gather_nothing(ranks: Ranks, name: str) -> N
         announced = list((sent - states).elements())
         assert len(announced) <= 1
         assert sum(announced) <= max(len(ranks), 1 + sum(WIDTHS))
+
+
+@pytest.mark.parametrize("name", WITH_ERRORS)
+def test_errors_are_those_of_one_process(ranks: Ranks, name: str) -> None:
+    expected = CASES[name].fed().estimate()
+    assert 0 < float(expected.standard_error) < 1
+    for found in ranks:
+        torch.testing.assert_close(tuple(found["estimates"][name]), tuple(expected), rtol=0, atol=1e-9)
+
+
+def test_error_consistency_is_that_of_all_samples(ranks: Ranks) -> None:
+    a, b, labels = (torch.cat(side) for side in zip(*consistency_batches(), strict=True))
+    for found in ranks:
+        value, estimated = found["consistency"]
+        torch.testing.assert_close(tuple(value), tuple(error_consistency(a, b, labels)), rtol=0, atol=1e-12)
+        expected = estimate(a, b, measure="error_consistency", labels=labels)
+        torch.testing.assert_close(tuple(estimated), tuple(expected), rtol=0, atol=1e-12)
 
 
 def test_a_map_is_that_of_all_samples_by_one_all_reduce(ranks: Ranks) -> None:
