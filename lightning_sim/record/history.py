@@ -14,6 +14,7 @@ from lightning_sim._arguments import described
 from lightning_sim.figures import Panel, draw_heatmap, panel_grid
 from lightning_sim.functional.correlation import CorrelationResult
 from lightning_sim.record.asking import asked_key, found_matrix, keys_of, layers_of, listed
+from lightning_sim.record.change import Change, change_between
 from lightning_sim.record.correlations import Method, correlate, numbers_of, paired
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import Key
@@ -120,6 +121,21 @@ class SimilarityHistory:
         key = asked_key(self.measurements, self._order(), measure, layer, representation, condition)
         return self.trajectory_of(key)
 
+    def change(
+        self,
+        measure: str,
+        layer: str | None = None,
+        *,
+        from_epoch: int | None = None,
+        to_epoch: int | None = None,
+        **of: str,
+    ) -> Change:
+        """How much a `trajectory`, of a representation and condition, has changed: from start to end, or these epochs.
+
+        Epochs that were not measured are refused with a ValueError.
+        """
+        return change_between(self.trajectory(measure, layer=layer, **of), from_epoch, to_epoch)
+
     def trajectory_of(self, key: Key) -> Trajectory:
         """The trajectory of one of `keys`; empty for what was never measured."""
         found = [m for m in self.measurements if m.number(key) is not None]
@@ -153,11 +169,11 @@ class SimilarityHistory:
     ) -> CorrelationResult:
         """How two measures move together: over the measurements, or over the layers within one of them.
 
-        With `layer`, and between two measures of outputs, it is over the measurements, as in "does CKA of this
-        layer fall when the outputs diverge?". Between two measures of layers without `layer`, it is over the
-        layers of one measurement, as in "do CKA and NBS order the layers alike?".
+        With `layer`, and between two measures of outputs, it is over the measurements, as in "does CKA of this layer
+        fall when the outputs diverge?"; else over the layers of one, as in "do CKA and NBS order the layers alike?".
 
-        Measurements of one run are not independent: over them the interval is too narrow and the p-value too small.
+        The values are treated as exact, and measurements of one run are not independent: over them the interval is too
+        narrow and the p-value too small.
 
         Args:
             first: a measure, of layers or of outputs; the x of the slope.
@@ -174,7 +190,7 @@ class SimilarityHistory:
             numbers, and where one measure does not move beyond the rounding of float32.
 
         Raises:
-            ValueError: if nothing of these names was measured; the message says what was.
+            ValueError: if nothing of these names was measured.
         """
         x, y = paired(self.measurements, self._order(), (first, second), layer, representation, condition, epoch)
         return correlate(x, y, method, confidence)
@@ -229,9 +245,7 @@ class SimilarityHistory:
     def concatenate(histories: Mapping[str, SimilarityHistory], *, matrices: bool = False) -> pandas.DataFrame:
         """The tables of several runs below one another; needs the extra ``pandas``.
 
-        Args:
-            histories: the runs by the names that they get in the column ``run``.
-            matrices: as in `to_records`.
+        `histories` are the runs by the names that they get in the column ``run``; `matrices` as in `to_records`.
         """
         if not isinstance(histories, Mapping):
             raise ValueError(f"`histories` must map names to histories, got {described(histories)}")
@@ -240,11 +254,8 @@ class SimilarityHistory:
     @staticmethod
     def compare(histories: Sequence[SimilarityHistory | str | Path], *, matrices: bool = False) -> pandas.DataFrame:
         """The former name of `concatenate`, which nothing is compared in; runs of the same name are numbered."""
-        warnings.warn(
-            "SimilarityHistory.compare is now SimilarityHistory.concatenate({name: history})",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        now = "SimilarityHistory.compare is now SimilarityHistory.concatenate({name: history})"
+        warnings.warn(now, DeprecationWarning, stacklevel=2)
         if isinstance(histories, str | Path | SimilarityHistory) or not isinstance(histories, Iterable):
             raise ValueError(f"`histories` must be a list of histories or paths, got {described(histories)}")
         read = [h if isinstance(h, SimilarityHistory) else SimilarityHistory(*read_run(h)) for h in histories]
@@ -262,7 +273,7 @@ class SimilarityHistory:
             writer.close()
 
     def to_state(self) -> dict[str, Any]:
-        """The history as primitives and tensors, which checkpoints load without running code."""
+        """The history as primitives and tensors."""
         return {
             "metadata": json.loads(json.dumps(self.metadata)),  # only what weights_only loading accepts
             "measurements": [measurement.to_state() for measurement in self.measurements],
@@ -287,10 +298,8 @@ class SimilarityHistory:
         run = "" if self.run is None else f"run {self.run!r}, "
         if not self.measurements:
             return f"SimilarityHistory({run}nothing measured yet)"
-        return (
-            f"SimilarityHistory({run}{len(self)} measurements, epochs {listed(self.epochs)}, "
-            f"{', '.join(self.measures)}, {len(self.layers)} layers)"
-        )
+        held = f"{len(self)} measurements, epochs {listed(self.epochs)}, {', '.join(self.measures)}"
+        return f"SimilarityHistory({run}{held}, {len(self.layers)} layers)"
 
     def _order(self) -> Mapping[str, str]:
         """The network's layers, each with its counterpart, as far as the metadata knows them."""

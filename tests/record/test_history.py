@@ -439,3 +439,18 @@ print(len(read_history(sys.argv[1])), [name for name in names if name in sys.mod
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 []\n"
+
+
+def test_a_change_and_its_error() -> None:
+    conv = Key("cka", "features", "conv")
+    numbers = [(0, 0, 1.0, 0.0), (0, 9, 0.75, 0.03), (1, 18, 0.5, 0.04), (2, 27, 0.25, math.nan)]
+    history = SimilarityHistory(
+        {}, [Measurement(e, step, {conv: value}, (), {"standard_error": {conv: se}}) for e, step, value, se in numbers]
+    )
+    found = history.change("cka", "conv", from_epoch=0, to_epoch=1)
+    assert found == pytest.approx((-0.25, 0.05), rel=1e-6)
+    assert history.change("cka", "conv", to_epoch=0) == pytest.approx((-0.25, 0.03), rel=1e-6)
+    assert history.change("cka", "conv").value == pytest.approx(-0.75)
+    assert math.isnan(history.change("cka", "conv").standard_error)
+    with pytest.raises(ValueError, match="`to_epoch` 7 was not measured; epochs are 0, 0, 1, 2"):
+        history.change("cka", "conv", to_epoch=7)
