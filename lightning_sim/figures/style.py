@@ -59,9 +59,9 @@ def style_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=8.5, labelcolor=DARK, color=GREY)
 
 
-def set_title(axes: Axes, title: str) -> None:
+def set_title(axes: Axes, title: str) -> Any:
     """A title on the left."""
-    axes.set_title(label(title, 60), fontsize=10.5, color=DARK, loc="left", parse_math=False)
+    return axes.set_title(label(title, 60), fontsize=10.5, color=DARK, loc="left", parse_math=False)
 
 
 def title_figure(figure: Figure, title: str) -> None:
