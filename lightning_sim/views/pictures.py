@@ -91,8 +91,6 @@ def interchange_figure(history: SimilarityHistory, epoch: int | None = None, sim
 
     figure = new_figure(5.6, 4.2)
     axes = figure.subplots()
-    # Like and yet not interchangeable is what lies here.
-    axes.add_patch(Rectangle((SIMILAR, -9), 9, 9 + SIMILAR, color=FAINT, alpha=0.5, zorder=0))
     names = without_prefix([*shown])
     for name, of, color in zip(names, shown.values(), depth_colors(len(shown)), strict=True):
         x, y, control = (values.get(key, math.nan) for key in of)
@@ -103,6 +101,7 @@ def interchange_figure(history: SimilarityHistory, epoch: int | None = None, sim
             axes.annotate(label(name), (x, y), (6, -3), textcoords="offset points", fontsize=8, parse_math=False)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.03, axes.get_ylim()[1]))
+    axes.add_patch(Rectangle((SIMILAR, axes.get_ylim()[0]), 1, SIMILAR - axes.get_ylim()[0], color=FAINT, zorder=0))
     style_axes(axes)
     set_title(axes, f"{similarity} and stitching, {moment(at)}: interchangeable?")
     axis_label(axes.set_xlabel, similarity)
