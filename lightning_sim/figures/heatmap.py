@@ -23,6 +23,7 @@ __all__ = ["Heatmap", "draw_heatmap", "heatmap_figure", "heatmap_pixels"]
 
 _COLORS = "YlGnBu"
 _MOST_CELLS_WITH_TEXT = 12
+_MOST_ON_DASHBOARDS = 6  # which show pictures so small that numbers of more cells cannot be read
 _MOST_NAMES = 18  # on one axis
 
 
@@ -58,7 +59,10 @@ def heatmap_figure(heatmap: Heatmap) -> Figure:
 
 
 def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
-    """The same as an image, shape (height, width, 3): what stays for the next matrix of these layers is drawn once."""
+    """The same for a dashboard, shape (height, width, 3), with values in the cells when there are at most 6 x 6.
+
+    What stays for the next matrix of these layers is drawn once.
+    """
     names = tuple(heatmap.rows), tuple(heatmap.columns)
     axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap))
     canvas: Any = axes.figure.canvas
@@ -82,14 +86,16 @@ def _kept(
     blank = Heatmap(np.full((len(rows), len(columns)), np.nan, np.float32), rows, columns, "Xg", low, high, axis_labels)
     figure = new_figure(*size[:2])
     axes = figure.subplots()
-    drawn = draw_heatmap(axes, blank, size[2])
+    drawn = draw_heatmap(axes, blank, size[2], _MOST_ON_DASHBOARDS)
     for artist in drawn:
         artist.set_animated(True)  # left out, until it is drawn by itself
     figure.canvas.draw()
     return axes, drawn, figure.canvas.copy_from_bbox(figure.bbox)  # type: ignore[attr-defined]
 
 
-def draw_heatmap(axes: Axes, heatmap: Heatmap, side: float) -> list[Artist]:
+def draw_heatmap(
+    axes: Axes, heatmap: Heatmap, side: float, most_with_text: int = _MOST_CELLS_WITH_TEXT
+) -> list[Artist]:
     """The matrix and its colour scale; from the side of a cell in inches follows how much text can be read.
 
     Returns image, title and texts of the cells, which alone are others for another matrix of the same layers.
@@ -111,11 +117,11 @@ def draw_heatmap(axes: Axes, heatmap: Heatmap, side: float) -> list[Artist]:
             range(0, len(names), stride), shown, fontsize=size, color=DARK, parse_math=False, rotation=turned
         )
         prefix = names[0].removesuffix(short[0])
-        axis_label(axis.set_label_text, f"{kind}, {prefix}…" if prefix else kind)
+        axis_label(axis.set_label_text, f"{kind}, {prefix}*" if prefix else kind)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     texts = []
-    if max(heatmap.values.shape) <= _MOST_CELLS_WITH_TEXT and side > 0.3:
+    if max(heatmap.values.shape) <= most_with_text and side > 0.3:
         texts = [axes.text(j, i, "", ha="center", va="center", fontsize=8) for i, j in np.ndindex(heatmap.values.shape)]
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.05, 0.035, 0.9)))
     bar.ax.tick_params(labelsize=8, labelcolor=DARK, length=0)

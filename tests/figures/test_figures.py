@@ -101,13 +101,16 @@ def test_names_of_fifty_layers_do_not_overlap(tmp_path: Path) -> None:
         assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
 
 
-def test_a_matrix_of_the_same_layers_is_drawn_without_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [(9, 14), (4, 6)])
+def test_a_matrix_of_the_same_layers_is_drawn_without_a_layout(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layouts: list[Figure] = []
     execute = ConstrainedLayoutEngine.execute
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: (layouts.append(fig), execute(self, fig)))
     _kept.cache_clear()
     heatmaps = [
-        matrix_of(np.random.default_rng(seed).uniform(size=(9, 14)) - (seed == 2)).heatmap(f"cka, epoch {seed}", scale)
+        matrix_of(np.random.default_rng(seed).uniform(size=size) - (seed == 2)).heatmap(f"cka, epoch {seed}", scale)
         for seed, scale in enumerate([MEASURES["cka"].scale] * 3)
     ]
     pixels = [heatmap_pixels(heatmap) for heatmap in heatmaps]
@@ -119,13 +122,25 @@ def test_a_matrix_of_the_same_layers_is_drawn_without_a_layout(monkeypatch: pyte
     assert (pixels[0] != pixels[1]).any()
 
 
+@pytest.mark.parametrize(("size", "colors"), [(6, True), (7, False)])
+def test_dashboards_show_no_numbers_that_are_too_small_to_be_read(size: int, colors: bool) -> None:
+    """A cell of one colour alone has no number in it."""
+    heatmap = matrix_of(np.full((size, size), 0.9)).heatmap("cka", MEASURES["cka"].scale)
+    figure = heatmap_figure(heatmap)
+    figure.canvas.draw()
+    left, _, _, high = image_of(figure).get_window_extent().extents.astype(int)
+    height = figure.canvas.get_width_height()[1]
+    cell = heatmap_pixels(heatmap)[height - high + 4 : height - high + 40, left + 4 : left + 40]
+    assert (len(np.unique(cell.reshape(-1, 3), axis=0)) > 1) == colors
+
+
 def test_names_are_thinned_and_shown_without_what_all_begin_with(tmp_path: Path) -> None:
     layers = [f"model.encoder.blocks.{number}.dense" for number in range(54)]
     matrix = SimilarityMatrix("cka", "features", layers, ["a", "b"], np.ones((54, 2)))
     axes = image_of(drawn(matrix.plot(), tmp_path))
     shown = [text.get_text() for text in axes.get_yticklabels()]
     assert shown == [f"blocks.{number}.dense" for number in range(0, 54, 3)]
-    assert axes.get_ylabel() == "layers of the network, model.encoder.…"
+    assert axes.get_ylabel() == "layers of the network, model.encoder.*"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["a", "b"]
     figure = drawn(example_history(2, tuple(layers[:3])).plot(), tmp_path)
     legend = next(axes.get_legend() for axes in figure.axes if axes.get_legend())
