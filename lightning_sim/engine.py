@@ -106,9 +106,10 @@ class SimilarityEngine:
             runner,
             self._network,
             before=state or {},
+            beside=[] if directory is None else [Path(directory) / name],
             metadata={"run": name, "weights": "current"},
             bar=partial(_bar, name if progress and runner.rank == 0 else None),
-            warn=self._warn,
+            warn=self._warn if runner.rank == 0 else lambda message: None,
         )
         if directory is not None and runner.rank == 0:
             self._run.record_in(Path(directory) / name)

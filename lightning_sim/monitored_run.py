@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lightning_sim.kept_reference import read_reference
 from lightning_sim.probe import isolated_random_state
+from lightning_sim.probe.ranks import failing_together
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.run_directory import RunDirectory
@@ -30,9 +32,14 @@ class MonitoredRun:
         runner: runs networks over the probe.
         network: the monitored one.
         before: the `state_dict` of the run that is continued; empty for a new one.
+        beside: directories where the files of that run may lie by now.
         metadata: of the run, for the record.
         bar: ``bar(total)`` shows progress over so many batches, and yields what is called after each.
         warn: is told what has failed.
+
+    Attributes:
+        history: what was measured.
+        newest_sketches: the file that the last measurement has saved, if any.
 
     Raises:
         OtherComparisonError: where `before` compared something else.
@@ -46,6 +53,7 @@ class MonitoredRun:
         network: nn.Module,
         *,
         before: Mapping[str, Any],
+        beside: Iterable[Path] = (),
         metadata: Mapping[str, Any],
         bar: Bar,
         warn: Callable[[str], None],
@@ -53,10 +61,14 @@ class MonitoredRun:
         self._settings, self._bar, self._warn = settings, bar, warn
         self._directory: RunDirectory | None = None
         self._run_id = before.get("run_id")
+        self.newest_sketches: Path | None = None
+        self._kept: dict[str, str] | None = None
+        with failing_together(runner.world_size, runner.device):
+            restored = _with_reference(before.get("session"), beside)
         with isolated_random_state(settings.seed):
             self._session = Session(settings, runner)
             with bar(self._session.num_batches()) as advance:
-                self._session.start(network, advance, before.get("session"))
+                self._session.start(network, advance, restored)
         self.history = SimilarityHistory.from_state(before["history"]) if before else SimilarityHistory({})
         self.history.metadata.update({**self._session.describe(), **metadata})
 
@@ -85,6 +97,7 @@ class MonitoredRun:
         Raises:
             RuntimeError: where something could not be measured, if the settings say so.
         """
+        self.newest_sketches = None
         save = self._save if save_every and not (len(self.history) + 1) % save_every else None
         with isolated_random_state(self._settings.seed), self._bar(self._session.num_batches()) as advance:
             measurement, problems = self._session.measure(network, epoch, step, advance=advance, save=save)
@@ -95,10 +108,17 @@ class MonitoredRun:
         return measurement
 
     def state_dict(self) -> dict[str, Any]:
-        """Primitives and tensors: the history, and the reference where it could not be made again."""
+        """Primitives and tensors: the history, and the reference where it could not be made again.
+
+        Of a reference that stays the same it is where the file lies, which this writes once.
+        """
+        session = self._session.state_dict()
+        if self._directory is not None and self._settings.reference.kind == "init":
+            self._kept = self._kept or self._directory.keep(session["reference"])
+            session["reference"] = self._kept or session["reference"]
         return {
             "history": self.history.to_state(),
-            "session": self._session.state_dict(),
+            "session": session,
             "run_id": None if self._directory is None else self._directory.run_id,
         }
 
@@ -109,7 +129,7 @@ class MonitoredRun:
 
     def _save(self, sketches: SketchSet) -> None:
         if self._directory is not None:  # which the first rank alone has
-            self._directory.save(sketches)
+            self.newest_sketches = self._directory.save(sketches)
 
     def _tell(self, problems: Mapping[Key, str]) -> None:
         """Say each problem with all that it is about, the layers or else the measures."""
@@ -121,3 +141,11 @@ class MonitoredRun:
             if self._settings.on_error == "raise":
                 raise RuntimeError(f"could not measure: {what}")
             self._warn(f"{what}; its similarity is logged as NaN")
+
+
+def _with_reference(session: Mapping[str, Any] | None, beside: Iterable[Path]) -> Mapping[str, Any] | None:
+    """A session's state with the reference itself, where it says in which file that is."""
+    reference = (session or {}).get("reference") or {}
+    if session is None or "sha256" not in reference:
+        return session
+    return {**session, "reference": read_reference(reference, beside)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sim._arguments import check_text
+from lightning_sim.kept_reference import write_reference
 from lightning_sim.record import Measurement, SimilarityHistory
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.places import FILE_NAME
@@ -78,11 +79,11 @@ class RunDirectory:
         """Write what is missing, and let a later run continue the record."""
         self._writing(RecordWriter.close, "and this was the last try; `history` holds all of it")
 
-    def save(self, sketches: SketchSet) -> None:
+    def save(self, sketches: SketchSet) -> Path | None:
         """Write ``sketches/epoch=<epoch>-step=<step>.safetensors`` beside the record.
 
         A file of that name, from before the run was resumed, is renamed to ``epoch=<epoch>-step=<step>-1.safetensors``,
-        or the next free number.
+        or the next free number. Returns the path, or None where it could not be written.
         """
         try:
             path = self._record.claim() / "sketches" / f"epoch={sketches.epoch}-step={sketches.step}.safetensors"
@@ -93,6 +94,16 @@ class RunDirectory:
             save_sketches(sketches, path)
         except (OSError, ValueError) as error:
             self._warn(f"the sketches could not be saved: {error}")
+            return None
+        return path
+
+    def keep(self, reference: Mapping[str, Any]) -> dict[str, str] | None:
+        """Write what was taken of the reference to a file of its own; None where that fails."""
+        try:
+            return write_reference(reference, self._record.claim())
+        except OSError as error:
+            self._warn(f"the reference could not be written beside the record, and is in checkpoints: {error}")
+            return None
 
     def _writing(
         self, write: Callable[[RecordWriter], Any], outlook: str = "and is tried again after the next measurement"

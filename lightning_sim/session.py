@@ -175,8 +175,8 @@ class Session:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
-        remade = self.settings.reference.kind in ("checkpoint", "sketches")
-        reference = None if remade else self._reference.state_dict()
+        moving = self.settings.reference.kind in ("init", "previous")
+        reference = self._reference.state_dict() if moving else None
         return {"identity": self._identity(), "asked": self._asked(), "reference": reference}
 
     def _other(self, network: nn.Module) -> nn.Module:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_sim.callbacks.logged import LogScalars
 from lightning_sim.figures import heatmap_pixels
 from lightning_sim.figures.moments import START, moment
-from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
+from lightning_sim.loggers import finish_loggers, log_figures, log_sketches, setup_loggers
 from lightning_sim.loggers.adapter import Pixels
 from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
@@ -39,9 +41,14 @@ class Reports:
         self._set_up = set()
 
     def log(
-        self, history: SimilarityHistory, trainer: Trainer, network: LightningModule, log_scalars: LogScalars
+        self,
+        history: SimilarityHistory,
+        trainer: Trainer,
+        network: LightningModule,
+        log_scalars: LogScalars,
+        sketches: Path | None,
     ) -> None:
-        """The newest measurement, with the means and correlations that follow from it, under its step."""
+        """The newest measurement, with the means and correlations that follow from it, under its step; and a file."""
         measurement = history.measurements[-1]
         following = {**layer_means(measurement), **live_correlations(history.measurements)}
         keys = [*measurement.by_key, *following]
@@ -53,6 +60,8 @@ class Reports:
         if self._is_drawn(history):
             at = moment(measurement.epoch if trainer.global_step else START)
             log_figures(trainer.loggers, figures_of(history, self._name, at), measurement.step)
+        if sketches is not None:
+            log_sketches(trainer.loggers, sketches, self._name)
 
     def finish(self, history: SimilarityHistory, trainer: Trainer) -> None:
         """What only the end of a training shows: the figures over all of it, and what loggers want of the history."""
@@ -60,7 +69,8 @@ class Reports:
         if self._every and len(history):
             last = history.measurements[-1]
             figures = {} if self._is_drawn(history) else figures_of(history, self._name, moment(last.epoch))
-            if any(key.representation == "features" for key in live_correlations(history.measurements)):
+            found = live_correlations(history.measurements)
+            if any(key.representation == "features" and not key.condition for key in found):
                 figures[f"{self._name}/correlation/cka_jsd/features"] = partial(correlation_figure, history)
             log_figures(trainer.loggers, figures, last.step)
 
@@ -68,8 +78,8 @@ class Reports:
         return bool(self._every) and (len(history) - 1) % self._every == 0
 
     def warn(self, message: str) -> None:
-        """Every message once."""
-        if message not in self._warned:
+        """Every message once, on the first rank: all ranks have the same values."""
+        if message not in self._warned and getattr(rank_zero_only, "rank", 0) == 0:
             self._warned.add(message)
             warnings.warn(f"SimilarityMonitor: {message}", UserWarning, stacklevel=4)
 

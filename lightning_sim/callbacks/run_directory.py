@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-__all__ = ["directory_of", "run_name"]
+__all__ = ["directory_of", "earlier_directories", "run_name"]
 
 
 def directory_of(trainer: Trainer) -> Path:
@@ -23,6 +23,13 @@ def directory_of(trainer: Trainer) -> Path:
         return Path(logger.log_dir)
     root = trainer.default_root_dir if logger.save_dir is None else logger.save_dir
     return Path(root, str(logger.name), _version(logger))
+
+
+def earlier_directories(trainer: Trainer, name: str, wanted: str | Path | None) -> list[Path]:
+    """Where the files of the run that is resumed may lie: in the wanted directory, and around the checkpoint."""
+    checkpoint = trainer.ckpt_path
+    around = [] if checkpoint is None else Path(checkpoint).absolute().parents[:2]
+    return [folder / name for folder in (*([] if wanted is None else [Path(wanted)]), *around)]
 
 
 def run_name(trainer: Trainer) -> str | None:

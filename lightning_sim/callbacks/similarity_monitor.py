@@ -15,7 +15,7 @@ from lightning_sim.callbacks.keywords import formerly_positional
 from lightning_sim.callbacks.logged import LogScalars, log_at_end_of_epoch, log_at_step, log_before_training
 from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.reporting import Reports, measurements_before
-from lightning_sim.callbacks.run_directory import directory_of, run_name
+from lightning_sim.callbacks.run_directory import directory_of, earlier_directories, run_name
 from lightning_sim.callbacks.schedule import Schedule, expects_measurement, nothing_measured, schedule_problems
 from lightning_sim.measures import DEFAULT_MEASURES, OneMeasure, as_measures
 from lightning_sim.monitored_run import MonitoredRun
@@ -38,15 +38,12 @@ class SimilarityMonitor(Callback):
     affected: same weights bit for bit, same random state, no hook left behind.
 
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>``, with their mean over the layers, and
-    ``similarity/<measure>`` of the outputs, so that EarlyStopping and ModelCheckpoint can monitor them;
-    ``similarity/seconds`` is the time it took, from the fourth measurement on ``similarity/cka_jsd_pearson/...`` the
-    correlation of each layer's CKA with the divergence of the outputs. All numbers are in `history`, in checkpoints,
-    and in the record ``similarity/record.jsonl`` in the run's directory, the one that ModelCheckpoint finds.
-
-    No run writes into another's record: where there is one, ``similarity-1`` is taken, and so on, as `directory` says.
-    A resumed run, and a further `fit` of the same Trainer and network, continues history and record, and keeps the
-    first ``"init"``; what was recorded after the checkpoint is kept as ``record-1.jsonl``. With another Trainer,
-    network or probe, or a checkpoint that knows nothing of this monitor, all begins anew, with a warning.
+    ``similarity/<measure>`` of the outputs, which EarlyStopping and ModelCheckpoint can monitor; ``similarity/seconds``
+    is its time, from the fourth on ``similarity/cka_jsd_pearson/...`` the correlation of each layer's CKA with the
+    divergence of the outputs. All numbers are in `history`, in checkpoints, and in ``similarity/record.jsonl`` in the
+    run's directory; where another run's is there, ``similarity-1`` is taken, and so on. A resumed run, and a further
+    `fit` of the same Trainer and network, continues history and record, and keeps the first ``"init"``, from
+    ``reference-<hash>.pt`` beside the record; what was recorded after the checkpoint is kept as ``record-1.jsonl``.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
@@ -77,10 +74,8 @@ class SimilarityMonitor(Callback):
         num_projections: k of the sketches; layers up to this width are exact, wider ones folded. A small probe gets
             fewer buckets and more projections in the same memory (:func:`lightning_sim.sketch.sizes_for`).
         every_n_epochs: measure in every n-th epoch (1 unless `every_n_train_steps` is given), at each of its
-            validations: for 2, in the second, the fourth, and so on. An epoch without a validation is not measured
-            where there is a validation loop: under ``Trainer(check_val_every_n_epoch=m)`` the epochs that are multiples
-            of both n and m are, every sixth for ``every_n_epochs=2`` and ``m=3``, and a warning says so. Values that
-            EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever these do.
+            validations: with ``Trainer(check_val_every_n_epoch=m)`` at the multiples of both n and m, as a warning
+            says. What EarlyStopping, ModelCheckpoint or ReduceLROnPlateau look at must be logged whenever they do.
         every_n_train_steps: measure after every n-th optimizer step instead, as ModelCheckpoint counts them.
         before_training: measure also before the first step, where a trajectory starts (but with ``"previous"``).
         matrices: measures of which every layer is compared with every layer of the reference; () for none.
@@ -100,6 +95,7 @@ class SimilarityMonitor(Callback):
         save_sketches: write the sketches and outputs of every (or every n-th) measurement to ``sketches/`` beside the
             record, for ``lightning-sim compare`` and as a later reference; 4.2 MB a layer at the default sizes.
         figures: give matrices and scatter plots of every (or every n-th) measurement to the loggers that take any.
+        log_sketches: save them, and give every file to W&B as a version of an artifact.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
             process that is lost during a measurement does in any case.
@@ -142,6 +138,7 @@ class SimilarityMonitor(Callback):
         directory: str | Path | None = None,
         save_sketches: bool | int = False,
         figures: bool | int = True,
+        log_sketches: bool = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -169,7 +166,8 @@ class SimilarityMonitor(Callback):
             on_error=on_error,
         )
         self.name = checked_name(name)
-        self.save_sketches = check_saving(save_sketches, sketch)
+        self.save_sketches = check_saving(save_sketches or bool(log_sketches), sketch)
+        self.log_sketches = log_sketches
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, before_training)
         self.every_n_epochs = self.schedule.epochs
         self.history = SimilarityHistory({})
@@ -251,6 +249,7 @@ class SimilarityMonitor(Callback):
             probe_runner(self.settings, trainer),
             network,
             before=before,
+            beside=earlier_directories(trainer, self.name, self._wanted_directory),
             metadata={"run": run_name(trainer), "weights": weights},
             bar=partial(measuring_bar, trainer, self.name),
             warn=self._reports.warn,
@@ -297,4 +296,5 @@ class SimilarityMonitor(Callback):
         """Measure, and log under the step that Lightning gives to scalars logged now."""
         if self._run is not None:
             self._run.measure(pl_module, trainer.current_epoch, step, save_every=self.save_sketches)
-            self._reports.log(self.history, trainer, pl_module, log)
+            saved = self._run.newest_sketches if self.log_sketches else None
+            self._reports.log(self.history, trainer, pl_module, log, saved)

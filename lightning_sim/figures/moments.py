@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
-__all__ = ["START", "mark_epochs", "moment", "positions", "positions_of"]
+__all__ = ["START", "mark_epochs", "moment", "placed", "positions"]
 
+Moment = TypeVar("Moment", bound=Any)
 START = -1  # on an axis of epochs, which count from 0: as far from the end of epoch 0 as that from the end of epoch 1
 
 
@@ -33,9 +34,10 @@ def positions(epochs: ArrayLike, steps: ArrayLike) -> NDArray[np.int64]:
     return found
 
 
-def positions_of(measurements: Sequence[Any]) -> list[int]:
-    """Those of all measurements of a run, by their epochs and steps."""
-    return [*map(int, positions([m.epoch for m in measurements], [m.step for m in measurements]))]
+def placed(measurements: Sequence[Moment]) -> list[tuple[int, Moment]]:
+    """All measurements of a run, which have epochs and steps, with their positions."""
+    at = positions([m.epoch for m in measurements], [m.step for m in measurements])
+    return list(zip(map(int, at), measurements, strict=True))
 
 
 def moment(position: int) -> str:

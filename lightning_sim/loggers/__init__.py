@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
-__all__ = ["finish_loggers", "log_figures", "log_scalars", "setup_loggers"]
+__all__ = ["finish_loggers", "log_figures", "log_scalars", "log_sketches", "setup_loggers"]
 
 # The first that takes a logger is its own.
 _ADAPTERS: tuple[LoggerAdapter, ...] = (
@@ -84,6 +85,13 @@ def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Fi
     for logger, adapter in taking if made else ():
         with _going_on(logger):
             adapter.write_figures(logger, made, step)
+
+
+def log_sketches(loggers: Iterable[Logger], path: Path, monitor: str = "similarity") -> None:
+    """Give a file of sketches to the loggers that keep files with a run: W&B gets an artifact."""
+    for logger, adapter in _adapted(loggers):
+        with _going_on(logger):
+            adapter.write_sketches(logger, path, monitor)
 
 
 def finish_loggers(loggers: Iterable[Logger], history: SimilarityHistory, monitor: str = "similarity") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ class LoggerAdapter:
 
     def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Log the pixels of figures by their names."""
+
+    def write_sketches(self, logger: Any, path: Path, monitor: str) -> None:
+        """Keep a file of sketches with the run."""
 
     def finish(self, logger: Any, history: SimilarityHistory, monitor: str) -> None:
         """Log what the whole history gives."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,15 @@ class WandbAdapter(LoggerAdapter):
 
         images = {_harmless(name): wandb.Image(pixels) for name, pixels in figures.items()}
         logger.experiment.log({**images, WANDB_STEP: step})
+
+    def write_sketches(self, logger: Any, path: Path, monitor: str) -> None:
+        """Log the file as a version of the run's artifact; the alias is the file's name, which says epoch and step."""
+        import wandb
+
+        run = logger.experiment
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{monitor}-sketches-{run.id}"), type="sketches")
+        artifact.add_file(str(path))
+        run.log_artifact(artifact, aliases=["latest", path.stem])
 
     def finish(self, logger: Any, history: SimilarityHistory, monitor: str) -> None:
         """Log the whole history as one long table, and the epoch of each lowest value as a summary.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from lightning_sim.sketch import Sketch
 
 __all__ = ["ProbeRunner", "Summed"]
 
+_TRIED = 13  # samples: not many, and a number that is hardly the size of another dimension
 Summed = Callable[[Iterator[tuple[Tensor, Any]], Mapping[str, Tensor]], Tensor]
 
 
@@ -60,7 +61,9 @@ class ProbeRunner:
     def try_first_batch(
         self, network: nn.Module, layers: Sequence[str], weights: Mapping[str, Tensor] | None = None
     ) -> Snapshot:
-        """Features of the first batch alone, the same on every rank: which layers run, and what comes out.
+        """Features of a few samples, the same on every rank: which layers run, and what comes out.
+
+        Where these show a problem it is the whole first batch that counts, since networks may need their batch size.
 
         Args:
             network: in any mode.
@@ -73,18 +76,33 @@ class ProbeRunner:
         tensors = (*network.named_parameters(), *network.named_buffers())
         if lazy := [name for name, value in tensors if is_lazy(value)]:
             raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
-        batches = self.probe.first_batch(self.world_size)
-        return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
+
+        def tried(most: int | None) -> Snapshot:
+            batches = self.probe.first_batch(self.world_size, most=most)
+            return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
+
+        with suppress(Exception):
+            snapshot = tried(_TRIED)
+            if not snapshot.problems and snapshot.output_problem is None:
+                return snapshot
+        return tried(None)
 
     def find_chain(self, network: nn.Module) -> list[str]:
-        """The network's linear layers in the order in which they run on the first batch.
+        """The network's linear layers in the order in which they run on a few samples, or else on the first batch.
 
         Raises:
             ValueError: when they are no chain, with why.
         """
-        with self._untraced(network, {}):
-            _, batch = next(self.probe.first_batch(self.world_size))
-            return find_chain(network, self.prepare(network, batch), self._forward_in_context)
+
+        def found(most: int | None) -> list[str]:
+            with self._untraced(network, {}):
+                _, batch = next(self.probe.first_batch(self.world_size, most=most))
+                return find_chain(network, self.prepare(network, batch), self._forward_in_context)
+
+        try:
+            return found(_TRIED)
+        except RuntimeError:  # made for batches of another size
+            return found(None)
 
     def snapshot(
         self,

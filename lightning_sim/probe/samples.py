@@ -98,9 +98,11 @@ class Probe:
         # Copies: a network may change its input in place.
         yield from ((ids, copy.deepcopy(batch)) for ids, batch in self._kept[share])
 
-    def first_batch(self, world_size: int = 1, *, one_by_one: bool = False) -> Iterator[tuple[Tensor, Any]]:
-        """The first of the first rank's `batches` alone, without starting workers for it."""
-        yield from self._loaded(self._shares(0, world_size, one_by_one)[:1], {})
+    def first_batch(
+        self, world_size: int = 1, *, one_by_one: bool = False, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """The first of the first rank's `batches` alone, or the beginning of it, without starting workers for it."""
+        yield from self._loaded([self._shares(0, world_size, one_by_one)[0][:most]], {})
 
     def num_batches(self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False) -> int:
         """How many batches this rank's share has."""

@@ -74,25 +74,28 @@ def paired(
     measures: tuple[str, str],
     layer: str | None,
     representation: str,
+    condition: str,
     epoch: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What `SimilarityHistory.correlation` correlates: over the measurements, or over the layers in one of them."""
     for measure in measures:
-        check_asked(measure, layer, representation, epoch=epoch)
-    of_outputs = [any(m.number(Key(measure)) is not None for m in measurements) for measure in measures]
+        check_asked(measure, layer, representation, condition, epoch=epoch)
+    outputs = [Key(measure, condition=condition) for measure in measures]
+    of_outputs = [any(m.number(key) is not None for m in measurements) for key in outputs]
     if layer is None and not any(of_outputs):
-        x, y = (_over_layers(measurements, epoch, measure, representation) for measure in measures)
+        x, y = (_over_layers(measurements, epoch, measure, representation, condition) for measure in measures)
     elif epoch is not None:
         raise ValueError(f"`epoch` is for correlations over layers, without `layer`; got epoch {epoch}")
     else:
         layers = [None if alone else layer for alone in of_outputs]
         asked = zip(measures, layers, strict=True)
-        x, y = (numbers_of(measurements, asked_key(measurements, order, *one, representation)) for one in asked)
+        keys = [asked_key(measurements, order, *one, representation, condition) for one in asked]
+        x, y = (numbers_of(measurements, key) for key in keys)
     return x, y
 
 
 def _over_layers(
-    measurements: Sequence[Measurement], epoch: int | None, measure: str, representation: str
+    measurements: Sequence[Measurement], epoch: int | None, measure: str, representation: str, condition: str
 ) -> NDArray[np.float64]:
     """One measure of every layer in the last measurement of an epoch, or of all; NaN for layers without it."""
     newest = next((m for m in reversed(measurements) if epoch is None or m.epoch == epoch), None)
@@ -100,10 +103,11 @@ def _over_layers(
         at = "" if epoch is None else f" at epoch {epoch}"
         epochs = list(dict.fromkeys(measurement.epoch for measurement in measurements))
         raise ValueError(f"nothing was measured{at}; epochs are {listed(epochs) or 'none'}")
-    numbers = [newest.number(Key(measure, representation, layer)) for layer in layers_of(newest.by_key)]
+    asked = Key(measure, representation, condition=condition)
+    numbers = [newest.number(asked._replace(layer=layer)) for layer in layers_of(newest.by_key)]
     if all(number is None for number in numbers):
         held = ", ".join(dict.fromkeys(key.measure for key in newest.by_key)) or "nothing"
-        raise ValueError(f"no layer has {Key(measure, representation).title} in this measurement; it holds {held}")
+        raise ValueError(f"no layer has {asked.title} in this measurement; it holds {held}")
     return np.array(numbers, dtype=np.float64)
 
 

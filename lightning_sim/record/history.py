@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_sim._arguments import described
 from lightning_sim.figures import Panel, draw_heatmap, panel_grid
-from lightning_sim.figures.moments import moment, positions_of
+from lightning_sim.figures.moments import moment, placed
 from lightning_sim.functional.correlation import CorrelationResult
 from lightning_sim.record.asking import asked_key, found_matrix, keys_of, layers_of, listed
 from lightning_sim.record.correlations import Method, correlate, numbers_of, paired
@@ -149,6 +149,7 @@ class SimilarityHistory:
         epoch: int | None = None,
         method: Method = "pearson",
         confidence: float = 0.95,
+        condition: str = "",
     ) -> CorrelationResult:
         """How two measures move together: over the measurements, or over the layers within one of them.
 
@@ -166,6 +167,7 @@ class SimilarityHistory:
             epoch: over layers: the last measurement of this epoch; the very last one by default.
             method: ``"pearson"`` or ``"spearman"``.
             confidence: coverage of the interval.
+            condition: of the samples, for both measures.
 
         Returns:
             ``CorrelationResult(value, low, high, p_value, slope)``; all NaN for fewer than four pairs of finite
@@ -174,7 +176,7 @@ class SimilarityHistory:
         Raises:
             ValueError: if nothing of these names was measured; the message says what was.
         """
-        x, y = paired(self.measurements, self._order(), (first, second), layer, representation, epoch)
+        x, y = paired(self.measurements, self._order(), (first, second), layer, representation, condition, epoch)
         return correlate(x, y, method, confidence)
 
     def to_records(self, *, matrices: bool = False) -> list[dict[str, Any]]:
@@ -209,11 +211,9 @@ class SimilarityHistory:
 
     def plot(self) -> Figure:
         """Trajectories of every measure and the last matrix, as a figure; needs the extra ``plot``."""
-        measured = zip(positions_of(self.measurements), self.measurements, strict=True)
-        held = [(at, measurement.matrices) for at, measurement in measured if measurement.matrices]
+        held = [(at, m.matrices) for at, m in placed(self.measurements) if m.matrices]
         figure, left = panel_grid(self.run or "", self.panels(), extra=1 if held else 0)
-        if held:
-            at, matrix = held[-1][0], held[-1][1][0]
+        for at, (matrix, *_) in held[-1:]:
             heatmap = matrix.heatmap(f"{matrix.key.title}, {moment(at)}", self.scale(matrix.measure))
             draw_heatmap(left[0], heatmap, 2.6 / max(matrix.values.shape))
         return figure

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lightning_sim.figures.labels import without_prefix
-from lightning_sim.figures.moments import positions_of
+from lightning_sim.figures.moments import placed
 from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlate, numbers_of
 from lightning_sim.views.pictures import SIMILAR
@@ -128,7 +128,7 @@ def _scale(histories: Mapping[str, SimilarityHistory], measure: str) -> dict[str
 
 
 def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str, Any]:
-    moments = _evenly(_moments(history), _MOST_MEASUREMENTS)
+    moments = _evenly(placed(history.measurements), _MOST_MEASUREMENTS)
     kept, epochs, held = [m for _, m in moments], [at for at, _ in moments], set(history.keys)
     return {
         "name": run,
@@ -144,7 +144,7 @@ def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str,
 
 def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
     """Every kind of matrix with its frames over the epochs; rows and columns are those of the last one."""
-    holding = [(at, measurement) for at, measurement in _moments(history) if len(measurement.matrices)]
+    holding = [(at, measurement) for at, measurement in placed(history.measurements) if len(measurement.matrices)]
     if not holding:
         return []
     cells = sum(matrix.values.size for matrix in holding[-1][1].matrices)
@@ -185,11 +185,6 @@ def _correlations(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> 
             | dict(zip(("r", "rLow", "rHigh", "rho", "rhoLow", "rhoHigh"), _numbers(numbers, 4), strict=True))
         )
     return found
-
-
-def _moments(history: SimilarityHistory) -> list[tuple[int, Measurement]]:
-    """The measurements with their places on an axis of epochs."""
-    return list(zip(positions_of(history.measurements), history.measurements, strict=True))
 
 
 def _evenly(moments: Sequence[tuple[int, Measurement]], most: int) -> list[tuple[int, Measurement]]:

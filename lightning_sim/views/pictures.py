@@ -11,7 +11,7 @@ import numpy as np
 from lightning_sim.figures import Panel, Scatter, draw_heatmap, scatter_figure
 from lightning_sim.figures.labels import without_prefix
 from lightning_sim.figures.lines import draw_lines, explain_lines
-from lightning_sim.figures.moments import moment, positions_of
+from lightning_sim.figures.moments import moment, placed
 from lightning_sim.figures.style import (
     FAINT,
     GREY,
@@ -61,7 +61,7 @@ def correlation_figure(
         panels.append(Scatter(name, text if math.isfinite(found.slope) else "r is undefined", x, y, found.slope))
     few = "" if count == len(layers) else f", {count} of {len(layers)} layers"
     title = f"{output} against {measure} of {representation}{few}"
-    return scatter_figure(title, panels, positions_of(history.measurements), (measure, output))
+    return scatter_figure(title, panels, [at for at, _ in placed(history.measurements)], (measure, output))
 
 
 def interchange_figure(history: SimilarityHistory, epoch: int | None = None, similarity: str = "cka") -> Figure:
@@ -78,8 +78,8 @@ def interchange_figure(history: SimilarityHistory, epoch: int | None = None, sim
     Raises:
         ValueError: If no layer has both.
     """
-    found = zip(positions_of(history.measurements), history.measurements, strict=True)
-    at, last = next(((at, m) for at, m in reversed([*found]) if epoch in (None, m.epoch)), (0, None))
+    found = reversed(placed(history.measurements))
+    at, last = next(((at, m) for at, m in found if epoch in (None, m.epoch)), (0, None))
     values = last.by_key if last else {}
     measures = (similarity, "stitching", "stitching_untrained")
     keys = {layer: [Key(measure, "features", layer) for measure in measures] for layer in history.layers}
@@ -134,8 +134,7 @@ def comparison_figure(histories: Mapping[str, SimilarityHistory], measure: str =
             axes.sharey(grid[row, 0])
             draw_lines(axes, Panel(name if row == 0 else "", found.lines, found.by_depth))
             axis_label(axes.set_ylabel, title if column == 0 else "")
-        measured = zip(positions_of(history.measurements), history.measurements, strict=True)
-        matrices = ((at, matrix) for at, m in reversed([*measured]) for matrix in m.matrices)
+        matrices = ((at, matrix) for at, m in reversed(placed(history.measurements)) for matrix in m.matrices)
         last = next(((at, matrix) for at, matrix in matrices if matrix.key == kind), None)
         if last is None:
             grid[2, column].set_axis_off()

@@ -1,11 +1,19 @@
+import csv
+import shutil
+import warnings
+
 import pytest
 import torch
+import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from lightning_sim import Reference, SimilarityMonitor, run_directory
+from lightning_sim.cli import main
 from lightning_sim.sketch import SketchSet, load_sketches, save_sketches
 
+from ..loggers.test_wandb import records
 from ..sketch.data import sketched
 from .training import CONVOLUTIONS, digits, features, fit, new_network
 
@@ -48,6 +56,34 @@ def test_saving_every_nth_measurement(tmp_path, every, epochs):
     )
     expected = [f"similarity/sketches/epoch={n}-step={6 * n + 5}.safetensors" for n in epochs]
     assert files_of(tmp_path) == expected
+
+
+def test_files_are_versions_of_an_artifact_which_are_compared_wherever_they_are_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", str(tmp_path / kind.lower()))
+    logger = WandbLogger(project="tests", offline=True, save_dir=tmp_path)
+    monitor = SimilarityMonitor(layers="net.0", log_sketches=True, name="a b", **SIZES)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="wandb")
+        fit([monitor], epochs=2, root=tmp_path, logger=logger)
+    wandb.finish()
+    (directory,) = tmp_path.glob("wandb/offline-run-*")
+    versions = [artifact for artifact in records(tmp_path, "artifact") if artifact.type == "sketches"]
+    assert {version.name for version in versions} == {f"a-b-sketches-{directory.name.rsplit('-', 1)[1]}"}
+    names = ["epoch=0-step=0", "epoch=0-step=5", "epoch=1-step=11"]
+    assert [set(version.aliases) for version in versions] == [{"latest", name} for name in names]
+    downloaded = [tmp_path / f"artifacts/v{number}" for number in range(3)]
+    for folder, version in zip(downloaded, versions, strict=True):
+        (entry,) = version.manifest.contents
+        folder.mkdir(parents=True)
+        shutil.copy(entry.local_path, folder / entry.path)
+    shutil.rmtree(monitor.directory)  # which the other machine does not have
+    assert main(["compare", *map(str, downloaded), "--out", str(tmp_path / "m.csv")]) == 0
+    with (tmp_path / "m.csv").open() as file:
+        found = {(row["a"], row["b"]): float(row["value"]) for row in csv.DictReader(file)}
+    (measured,) = (m for m in monitor.history.measurements if m.step == 11)
+    assert found["v2", "v0"] == pytest.approx(measured.values["cka/features/net.0"], abs=1e-6)
 
 
 def test_nothing_is_saved_in_a_fast_development_run(tmp_path):

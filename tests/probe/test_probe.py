@@ -14,6 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDa
 from lightning_sim.probe import Probe, call_network, evaluating, isolated_random_state
 from lightning_sim.probe.capture import capture_outputs, first_tensor
 from lightning_sim.probe.forward import find_logits, without_logits
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.sketch import Sketch
 
 
 def numbered(count):
@@ -282,3 +284,26 @@ def test_batches_are_passed_as_networks_take_them():
     assert torch.equal(call_network(Words(), {"ids": x, "mask": mask, "labels": x}), mask)
     assert call_network(nn.Identity(), {"image": x}) == {"image": x}
     assert call_network(Anything(), {"image": x}) == {"image": x}
+
+
+class Sized(nn.Linear):
+    """Takes batches of one size alone, and counts the samples."""
+
+    only: int | None = None
+    seen = 0
+
+    def forward(self, x):
+        if self.only not in (None, len(x)):
+            raise RuntimeError(f"made for batches of {self.only}")
+        self.seen += len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("only", "seen"), [(None, 13), (64, 64)])
+def test_a_network_is_tried_on_a_few_samples_and_else_on_a_whole_batch(only, seen):
+    runner = ProbeRunner(Probe(DataLoader(torch.randn(128, 5), 64), 128), lambda: Sketch(16, 16))
+    network = Sized(5, 3)
+    network.only = only
+    tried = runner.try_first_batch(nn.Sequential(network), ["0"])
+    assert list(tried.of("features")) == ["0"]
+    assert network.seen == seen

@@ -155,3 +155,18 @@ def test_scatters_of_little_are_drawn_and_of_nothing_refused() -> None:
     assert not figure.axes[0].lines
     with pytest.raises(ValueError, match="no pairs of cka/gradients and jsd in this history; it holds cka, nbs"):
         correlation_figure(history, representation="gradients")
+
+
+def test_under_a_condition_of_the_input() -> None:
+    random = np.random.default_rng(3)
+    names = ("cka/features@fog/conv", "cka/features@fog/fc", "nbs/features@fog/conv", "nbs/features@fog/fc", "jsd/fog")
+    clean = ("cka/features/conv", "jsd")
+    drawn = random.uniform(size=(7, len(names) + len(clean)))
+    history = SimilarityHistory(
+        {}, [Measurement(n, n, dict(zip((*names, *clean), row, strict=True))) for n, row in enumerate(drawn)]
+    )
+    expected = stats.pearsonr(drawn[:, 0], drawn[:, 4]).statistic
+    found = history.correlation("cka", "jsd", layer="conv", condition="fog")
+    assert found.value == pytest.approx(expected, abs=1e-6)  # numbers are kept as float32
+    with pytest.raises(ValueError, match="fog"):
+        history.correlation("cka", "jsd", layer="conv", condition="frog")
