@@ -18,6 +18,7 @@ __all__ = [
     "DARK",
     "FAINT",
     "GREY",
+    "MARK",
     "MISSING",
     "OUTPUT_COLORS",
     "axis_label",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 OUTPUT_COLORS = ("#d1495b", "#2e6f95", "#66a182", "#edae49", "#8d5a97")
-DARK, GREY, FAINT, MISSING = "#333333", "#757575", "#e6e6e6", "#cccccc"
+DARK, GREY, FAINT, MISSING, MARK = "#333333", "#757575", "#e6e6e6", "#cccccc", "#fff3cd"
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from lightning_sim.figures.moments import moment, placed
 from lightning_sim.figures.style import (
     FAINT,
     GREY,
+    MARK,
     axis_label,
     depth_colors,
     label,
@@ -67,7 +68,7 @@ def correlation_figure(
 def interchange_figure(history: SimilarityHistory, epoch: int | None = None, similarity: str = "cka") -> Figure:
     """A similarity of every layer against its stitching, and against that of an untrained front, at one measurement.
 
-    A layer to the right and below, on grey ground and with its name, is similar (at least 0.8) and cannot take the
+    A layer to the right and below, on marked ground and with its name, is similar (at least 0.8) and cannot take the
     other's place all the same (less than 0.8). One whose grey control is as high would do so untrained.
 
     Args:
@@ -98,10 +99,11 @@ def interchange_figure(history: SimilarityHistory, epoch: int | None = None, sim
         axes.scatter([x], [control], color=GREY, marker="_", s=40, zorder=2)
         axes.scatter([x], [y], color=color, s=34, edgecolors="white", linewidths=0.5, zorder=3, label=label(name))
         if x >= SIMILAR > y:
-            axes.annotate(label(name), (x, y), (6, -3), textcoords="offset points", fontsize=8, parse_math=False)
+            beside: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+            axes.annotate(label(name), (x, y), (-6, -3), **beside, parse_math=False)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.03, axes.get_ylim()[1]))
-    axes.add_patch(Rectangle((SIMILAR, axes.get_ylim()[0]), 1, SIMILAR - axes.get_ylim()[0], color=FAINT, zorder=0))
+    axes.add_patch(Rectangle((SIMILAR, axes.get_ylim()[0]), 1, SIMILAR - axes.get_ylim()[0], color=MARK, zorder=0))
     style_axes(axes)
     set_title(axes, f"{similarity} and stitching, {moment(at)}: interchangeable?")
     axis_label(axes.set_xlabel, similarity)
