@@ -40,3 +40,10 @@ def test_it_is_logged_where_both_were_measured():
     assert figures_of(one, "similarity", "epoch 1") == {}
     with pytest.raises(ValueError, match=r"no layer has both cka and stitching at this measurement; .* holds cka"):
         interchange_figure(one)
+
+
+def test_names_beside_points_are_no_formulas(tmp_path):
+    values = {f"{measure}/features/$\\frac{{$": number for measure, number in (("cka", 0.9), ("stitching", 0.1))}
+    figure = interchange_figure(SimilarityHistory({}, [Measurement(0, 9, values)]))
+    figure.savefig(tmp_path / "figure.png")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["$\\frac{$"]
