@@ -30,7 +30,7 @@ from lightning_sim.probe.samples import CHOICES, MINIMUM_SAMPLES
 from lightning_sim.reference import Reference
 from lightning_sim.sketch import Sketch, Tang2020Sketch, sizes_for
 
-__all__ = ["Settings", "check_saving"]
+__all__ = ["Settings", "check_every", "check_saving"]
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,17 @@ def check_saving(save_sketches: object, sketch: str, log_sketches: object = Fals
     """After every how many measurements the sketches are saved, 0 for never; to be logged they must be."""
     if not isinstance(log_sketches, bool):
         raise ValueError(f"`log_sketches` must be True or False, got {described(log_sketches)}")
-    save_sketches = log_sketches if save_sketches is False else save_sketches
-    if not isinstance(save_sketches, Integral) or save_sketches < 0:  # booleans are Integral as well
-        expected = "True, False or every how many measurements"
-        raise ValueError(f"`save_sketches` must be {expected}, got {described(save_sketches)}")
-    if save_sketches and sketch == "tang2020":
+    every = check_every(log_sketches if save_sketches is False else save_sketches, "save_sketches")
+    if every and sketch == "tang2020":
         raise ValueError('sketches of sketch="tang2020" cannot be saved; leave `save_sketches` out')
-    return int(save_sketches)
+    return every
+
+
+def check_every(value: object, name: str) -> int:
+    """Every how many measurements something is done, 0 for never."""
+    if not isinstance(value, Integral) or value < 0:  # booleans are Integral as well
+        raise ValueError(f"`{name}` must be True, False or every how many measurements, got {described(value)}")
+    return int(value)
 
 
 def _with_matrices(measures: Sequence[Measure], matrices: object) -> tuple[Measure, ...]:

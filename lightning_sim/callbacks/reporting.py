@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_sim.callbacks.logged import LogScalars
-from lightning_sim.loggers import log_figures, log_sketches, setup_loggers
-from lightning_sim.record import Key, Measurement, SimilarityHistory
+from lightning_sim.figures import heatmap_pixels
+from lightning_sim.figures.moments import START, moment
+from lightning_sim.loggers import finish_loggers, log_figures, log_sketches, setup_loggers
+from lightning_sim.loggers.adapter import Pixels
+from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.record.means import layer_means, leading, mean_keys
 from lightning_sim.views import correlation_figure, interchange_figure
@@ -25,10 +28,11 @@ __all__ = ["Reports", "figures_of", "measurements_before"]
 
 
 class Reports:
-    """What a monitor of this name says."""
+    """What a monitor of this name says, with figures of every n-th measurement and the last one, or without for 0."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, figures_every: int) -> None:
         self._name = name
+        self._every = figures_every
         self._set_up: set[Key] = set()
         self._warned: set[str] = set()
 
@@ -46,17 +50,32 @@ class Reports:
     ) -> None:
         """The newest measurement, with the means and correlations that follow from it, under its step; and a file."""
         measurement = history.measurements[-1]
-        correlations = live_correlations(history.measurements)
-        following = {**layer_means(measurement), **correlations}
+        following = {**layer_means(measurement), **live_correlations(history.measurements)}
         keys = [*measurement.by_key, *following]
         if not self._set_up.issuperset(keys):
             self._set_up.update(keys)
             setup_loggers(trainer.loggers, keys, history, self._name)
         logged = measurement.values | {key.name: value for key, value in following.items()}
         log_scalars(network, {f"{self._name}/{name}": value for name, value in logged.items()}, measurement.step)
-        log_figures(trainer.loggers, figures_of(measurement, correlations, history, self._name), measurement.step)
+        if self._is_drawn(history):
+            at = moment(measurement.epoch if trainer.global_step else START)
+            log_figures(trainer.loggers, figures_of(history, self._name, at), measurement.step)
         if sketches is not None:
             log_sketches(trainer.loggers, sketches, self._name)
+
+    def finish(self, history: SimilarityHistory, trainer: Trainer) -> None:
+        """What only the end of a training shows: the figures over all of it, and what loggers want of the history."""
+        finish_loggers(trainer.loggers, history, self._name)
+        if self._every and len(history):
+            last = history.measurements[-1]
+            figures = {} if self._is_drawn(history) else figures_of(history, self._name, moment(last.epoch))
+            found = live_correlations(history.measurements)
+            if any(key.representation == "features" and not key.condition for key in found):
+                figures[f"{self._name}/correlation/cka_jsd/features"] = partial(correlation_figure, history)
+            log_figures(trainer.loggers, figures, last.step)
+
+    def _is_drawn(self, history: SimilarityHistory) -> bool:
+        return bool(self._every) and (len(history) - 1) % self._every == 0
 
     def warn(self, message: str) -> None:
         """Every message once, on the first rank: all ranks have the same values."""
@@ -73,21 +92,13 @@ def measurements_before(keys: Sequence[Key], measured: int) -> dict[str, int]:
     return {key.name: 0 for key in at_once} | {key.name: late for key in correlations}
 
 
-def figures_of(
-    measurement: Measurement, correlations: Mapping[Key, float], history: SimilarityHistory, monitor: str
-) -> dict[str, Callable[[], Figure]]:
-    """How to make each figure, by the name under which loggers have it."""
-    figures: dict[str, Callable[[], Figure]] = {
-        f"{monitor}/matrix/{matrix.key.title.replace(', ', '/')}": partial(
-            matrix.plot,
-            f"{matrix.key.title}, epoch {measurement.epoch}",
-            scale=history.scale(matrix.measure),
-        )
-        for matrix in measurement.matrices
-    }
-    if any(key.representation == "features" for key in correlations):
-        figures[f"{monitor}/correlation/cka_jsd/features"] = partial(correlation_figure, history)
-    measured = {key.measure for key in measurement.by_key}
-    if {"cka", "stitching"} <= measured:
+def figures_of(history: SimilarityHistory, monitor: str, at: str) -> dict[str, Callable[[], Figure | Pixels]]:
+    """How to make each figure of the newest measurement, by the name under which loggers have it."""
+    measurement = history.measurements[-1]
+    figures: dict[str, Callable[[], Figure | Pixels]] = {}
+    for matrix in measurement.matrices:
+        heatmap = matrix.heatmap(f"{matrix.key.title}, {at}", history.scale(matrix.measure))
+        figures[f"{monitor}/matrix/{matrix.key.title.replace(', ', '/')}"] = partial(heatmap_pixels, heatmap)
+    if {"cka", "stitching"} <= {key.measure for key in measurement.by_key}:
         figures[f"{monitor}/scatter/cka_stitching"] = partial(interchange_figure, history)
     return figures

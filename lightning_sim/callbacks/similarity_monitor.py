@@ -17,7 +17,6 @@ from lightning_sim.callbacks.progress import measuring_bar
 from lightning_sim.callbacks.reporting import Reports, measurements_before
 from lightning_sim.callbacks.run_directory import directory_of, earlier_directories, run_name
 from lightning_sim.callbacks.schedule import Schedule, expects_measurement, nothing_measured, schedule_problems
-from lightning_sim.loggers import finish_loggers
 from lightning_sim.measures import DEFAULT_MEASURES, OneMeasure, as_measures
 from lightning_sim.monitored_run import MonitoredRun
 from lightning_sim.probe import call_network
@@ -25,7 +24,7 @@ from lightning_sim.record import SimilarityHistory
 from lightning_sim.reference import Reference
 from lightning_sim.run_directory import checked_directory, checked_name
 from lightning_sim.session import OtherComparisonError
-from lightning_sim.settings import Settings, check_saving
+from lightning_sim.settings import Settings, check_every, check_saving
 
 __all__ = ["SimilarityMonitor"]
 
@@ -39,13 +38,12 @@ class SimilarityMonitor(Callback):
     affected: same weights bit for bit, same random state, no hook left behind.
 
     Scalars are logged as ``similarity/<measure>/<representation>/<layer>``, with their mean over the layers, and
-    ``similarity/<measure>`` of the outputs, so that EarlyStopping and ModelCheckpoint can monitor them;
-    ``similarity/seconds`` is the time it took, from the fourth measurement on ``similarity/cka_jsd_pearson/...`` the
-    correlation of each layer's CKA with the divergence of the outputs. Figures go to loggers that take any. All numbers
-    are in `history`, in checkpoints, and in ``similarity/record.jsonl`` in the run's directory; where another run's is
-    there, ``similarity-1`` is taken, and so on. A resumed run, and a further `fit` of the same Trainer and network,
-    continues history and record, and keeps the first ``"init"``, from ``reference-<hash>.pt`` beside the record; what
-    was recorded after the checkpoint is kept as ``record-1.jsonl``.
+    ``similarity/<measure>`` of the outputs, which EarlyStopping and ModelCheckpoint can monitor; ``similarity/seconds``
+    is its time, from the fourth on ``similarity/cka_jsd_pearson/...`` the correlation of each layer's CKA with the
+    divergence of the outputs. All numbers are in `history`, in checkpoints, and in ``similarity/record.jsonl`` in the
+    run's directory; where another run's is there, ``similarity-1`` is taken, and so on. A resumed run, and a further
+    `fit` of the same Trainer and network, continues history and record, and keeps the first ``"init"``, from
+    ``reference-<hash>.pt`` beside the record; what was recorded after the checkpoint is kept as ``record-1.jsonl``.
 
     Args:
         reference: ``"init"``, ``"previous"``, the path of a checkpoint or of a Hugging Face model's folder, an
@@ -96,6 +94,7 @@ class SimilarityMonitor(Callback):
         directory: the run's directory, in which ``<name>/record.jsonl`` is made; None takes that of the first logger.
         save_sketches: write the sketches and outputs of every (or every n-th) measurement to ``sketches/`` beside the
             record, for ``lightning-sim compare`` and as a later reference; 4.2 MB a layer at the default sizes.
+        figures: give matrices and scatter plots of every (or every n-th) measurement to the loggers that take any.
         log_sketches: save them, and give every file to W&B as a version of an artifact.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
@@ -138,6 +137,7 @@ class SimilarityMonitor(Callback):
         name: str = "similarity",
         directory: str | Path | None = None,
         save_sketches: bool | int = False,
+        figures: bool | int = True,
         log_sketches: bool = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
@@ -175,7 +175,7 @@ class SimilarityMonitor(Callback):
         self._wanted_directory = directory
         self._restored: dict[str, Any] | None = None
         self._parties: tuple[Trainer, LightningModule] | None = None
-        self._reports = Reports(self.name)
+        self._reports = Reports(self.name, check_every(figures, "figures"))
         self._last_step = self._expected = 0
 
     @property
@@ -276,7 +276,7 @@ class SimilarityMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give loggers that want it the whole history."""
-        finish_loggers(trainer.loggers, self.history, self.name)
+        self._reports.finish(self.history, trainer)
         if self._run is not None:
             self._run.close()
         if len(self.history) < self._expected:

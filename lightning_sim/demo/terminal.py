@@ -35,7 +35,11 @@ def show_demo(directory: Path, *, epochs: int, seed: int, console: Console) -> D
     _say(console, f"\nAccuracy on own task: {accuracies}")
     _say(console, "\nSimilarity to reference.ckpt on the held-out upright digits", "bold")
     console.print(Text(summary_table(summarize(demo.histories), width=console.width)), soft_wrap=True)
-    _say(console, "1 is the same; for jsd 0 is, and 0.69 nats is the most. Epochs count from 0.\n", "dim")
+    _say(
+        console,
+        "1 is the same; for jsd 0 is, and 0.69 nats is the most. Epochs count from 0; start is before training.\n",
+        "dim",
+    )
     for sentence in meaning(demo.histories["fine-tuned"], demo.histories["from scratch"]):
         console.print(Text(sentence), width=min(console.width, 100))
     console.print()

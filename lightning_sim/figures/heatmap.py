@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim.figures.labels import without_prefix
 from lightning_sim.figures.style import DARK, MISSING, axis_label, label, new_figure, set_title
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Heatmap", "draw_heatmap", "heatmap_figure"]
+__all__ = ["Heatmap", "draw_heatmap", "heatmap_figure", "heatmap_pixels"]
 
 _COLORS = "YlGnBu"
 _MOST_CELLS_WITH_TEXT = 12
+_MOST_ON_DASHBOARDS = 6  # which show pictures so small that numbers of more cells cannot be read
+_MOST_NAMES = 18  # on one axis
 
 
 @dataclass(frozen=True)
@@ -47,42 +52,109 @@ class Heatmap:
 
 def heatmap_figure(heatmap: Heatmap) -> Figure:
     """One matrix, with the values in the cells when there are at most 12 x 12."""
-    (rows, columns), most = heatmap.values.shape, max(heatmap.values.shape)
-    few = most <= _MOST_CELLS_WITH_TEXT
-    side = 0.5 if few else max(0.15, 0.26 - 0.002 * most)
-    letters = max((len(label(name)) for name in (*heatmap.rows, *heatmap.columns)), default=0)
-    names = letters * (0.075 if few else 0.055)
-    width = max(1.4 + names + side * columns, 3.6, 2 + 0.06 * len(heatmap.title))
-    figure = new_figure(width, max(0.9 + names + side * rows, 2.8))
-    axes = figure.subplots()
-    draw_heatmap(axes, heatmap, side)
+    width, height, side = _size(heatmap)
+    figure = new_figure(width, height)
+    draw_heatmap(figure.subplots(), heatmap, side)
     return figure
 
 
-def draw_heatmap(axes: Axes, heatmap: Heatmap, side: float) -> None:
-    """The matrix and its colour scale; from the side of a cell in inches follows how much text can be read."""
+def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
+    """The same for a dashboard, shape (height, width, 3), with values in the cells when there are at most 6 x 6.
+
+    What stays for the next matrix of these layers is drawn once.
+    """
+    names = tuple(heatmap.rows), tuple(heatmap.columns)
+    axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap))
+    canvas: Any = axes.figure.canvas
+    _show(drawn, heatmap)
+    canvas.restore_region(background)
+    for artist in drawn:
+        axes.draw_artist(artist)
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    low: float,
+    high: float,
+    axis_labels: tuple[str, str],
+    size: tuple[float, float, float],
+) -> tuple[Axes, list[Any], Any]:
+    """Axes with a laid-out heatmap, the parts of it that change, and the picture without them."""
+    blank = Heatmap(np.full((len(rows), len(columns)), np.nan, np.float32), rows, columns, "Xg", low, high, axis_labels)
+    figure = new_figure(*size[:2])
+    axes = figure.subplots()
+    drawn = draw_heatmap(axes, blank, size[2], _MOST_ON_DASHBOARDS)
+    for artist in drawn:
+        artist.set_animated(True)  # left out, until it is drawn by itself
+    figure.canvas.draw()
+    return axes, drawn, figure.canvas.copy_from_bbox(figure.bbox)  # type: ignore[attr-defined]
+
+
+def draw_heatmap(
+    axes: Axes, heatmap: Heatmap, side: float, most_with_text: int = _MOST_CELLS_WITH_TEXT
+) -> list[Artist]:
+    """The matrix and its colour scale; from the side of a cell in inches follows how much text can be read.
+
+    Returns image, title and texts of the cells, which alone are others for another matrix of the same layers.
+    """
     from matplotlib import colormaps
 
-    values, low, high = np.ma.masked_invalid(heatmap.values), heatmap.low, heatmap.high
-    if low is None or high is None:
-        low, high = (float(values.min()), float(values.max())) if values.count() else (0.0, 1.0)
+    low, high = _ends(heatmap)
     colors = colormaps[_COLORS].with_extremes(bad=MISSING)
-    image = axes.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="equal", interpolation="nearest")
-    plain: dict[str, Any] = {"fontsize": min(8.5, max(6.0, 40 * side)), "color": DARK, "parse_math": False}
-    stride = max(1, math.ceil(0.12 / side))
-    shown_columns, shown_rows = (range(0, count, stride) for count in values.shape[::-1])
-    axes.set_xticks(shown_columns, [label(heatmap.columns[index]) for index in shown_columns], rotation=90, **plain)
-    axes.set_yticks(shown_rows, [label(heatmap.rows[index]) for index in shown_rows], **plain)
+    image = axes.imshow(heatmap.values, cmap=colors, vmin=low, vmax=high, aspect="equal", interpolation="nearest")
+    for axis, names, kind, turned in (
+        (axes.yaxis, heatmap.rows, heatmap.axis_labels[0], 0),
+        (axes.xaxis, heatmap.columns, heatmap.axis_labels[1], 90),
+    ):
+        short = without_prefix(names)
+        stride = max(math.ceil(0.12 / side), math.ceil(len(names) / _MOST_NAMES))
+        shown = [label(name) for name in short[::stride]]
+        size = min(8.5, max(6.0, 40 * side * stride))
+        axis.set_ticks(
+            range(0, len(names), stride), shown, fontsize=size, color=DARK, parse_math=False, rotation=turned
+        )
+        prefix = names[0].removesuffix(short[0])
+        axis_label(axis.set_label_text, f"{kind}, {prefix}*" if prefix else kind)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axis_label(axes.set_ylabel, heatmap.axis_labels[0])
-    axis_label(axes.set_xlabel, heatmap.axis_labels[1])
-    set_title(axes, heatmap.title)
-    if max(values.shape) <= _MOST_CELLS_WITH_TEXT and side > 0.3:
-        for (row, column), value in np.ndenumerate(heatmap.values):
-            text = f"{value:.2f}" if np.isfinite(value) else "n/a"
-            color = "white" if value > low + 0.55 * (high - low) else DARK
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    texts = []
+    if max(heatmap.values.shape) <= most_with_text and side > 0.3:
+        texts = [axes.text(j, i, "", ha="center", va="center", fontsize=8) for i, j in np.ndindex(heatmap.values.shape)]
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.05, 0.035, 0.9)))
     bar.ax.tick_params(labelsize=8, labelcolor=DARK, length=0)
     bar.outline.set_visible(False)
+    drawn = [image, set_title(axes, heatmap.title), *texts]
+    _show(drawn, heatmap)
+    return drawn
+
+
+def _show(drawn: Sequence[Any], heatmap: Heatmap) -> None:
+    """Put values and title of a heatmap into what was drawn for another one."""
+    image, title, *texts = drawn
+    image.set_data(np.ma.masked_invalid(heatmap.values))
+    title.set_text(label(heatmap.title, 60))
+    low, high = image.get_clim()
+    for text, value in zip(texts, heatmap.values.flat, strict=False):
+        text.set_text(f"{value:.2f}" if np.isfinite(value) else "n/a")
+        text.set_color("white" if value > low + 0.55 * (high - low) else DARK)
+
+
+def _ends(heatmap: Heatmap) -> tuple[float, float]:
+    """Of the colours."""
+    if heatmap.low is not None and heatmap.high is not None:
+        return heatmap.low, heatmap.high
+    finite = heatmap.values[np.isfinite(heatmap.values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+
+
+def _size(heatmap: Heatmap) -> tuple[float, float, float]:
+    """Width, height and side of a cell in inches."""
+    (rows, columns), most = heatmap.values.shape, max(heatmap.values.shape)
+    side = 0.5 if most <= _MOST_CELLS_WITH_TEXT else max(0.15, 0.26 - 0.002 * most)
+    shown = (*without_prefix(heatmap.rows), *without_prefix(heatmap.columns))
+    names = 0.075 * max((len(label(name)) for name in shown), default=0)
+    width = max(1.4 + names + side * columns, 3.6, 2 + 0.06 * len(heatmap.title))
+    return width, max(0.9 + names + side * rows, 2.8), side

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["printable", "shortened"]
+from collections.abc import Sequence
+
+__all__ = ["printable", "shortened", "without_prefix"]
 
 
 def printable(name: str) -> str:
@@ -24,3 +26,17 @@ def shortened(name: str, most: int) -> str:
     """
     text = printable(name)
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def without_prefix(names: Sequence[str], separator: str = ".") -> list[str]:
+    """Names without the parts that all of them begin with, but for one that stands before a number.
+
+    Example:
+        >>> without_prefix(["model.encoder.layer.0.output", "model.encoder.layer.1.output"])
+        ['layer.0.output', 'layer.1.output']
+    """
+    parts = [name.split(separator) for name in names]
+    count = next((index for index, same in enumerate(zip(*parts, strict=False)) if len(set(same)) > 1), 0)
+    while count and any(part[count].isdecimal() for part in parts):
+        count -= 1
+    return [separator.join(part[count:]) for part in parts]

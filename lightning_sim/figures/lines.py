@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim.figures.labels import without_prefix
+from lightning_sim.figures.moments import mark_epochs, positions
 from lightning_sim.figures.style import (
     DARK,
     OUTPUT_COLORS,
@@ -93,26 +95,33 @@ def panel_grid(title: str, panels: Sequence[Panel], extra: int = 0) -> tuple[Fig
 
 
 def draw_lines(axes: Axes, panel: Panel) -> None:
-    """The lines over epochs, or over steps where an epoch has several measurements or is not known."""
+    """The lines over start and epochs, or over steps where an epoch has several measurements or is not known."""
     from matplotlib.ticker import MaxNLocator
 
     colors = depth_colors(len(panel.lines)) if panel.by_depth else itertools.cycle(OUTPUT_COLORS)
-    repeated = any(len(set(line.epochs.tolist())) < len(line.epochs) for line in panel.lines.values())
-    for (name, line), color in zip(panel.lines.items(), colors, strict=False):
+    at = [positions(line.epochs, line.steps) for line in panel.lines.values()]
+    if repeated := any(len(np.unique(epochs)) < len(epochs) for epochs in at):
+        at = [line.steps for line in panel.lines.values()]
+    for name, x, line, color in zip(_labels(panel), at, panel.lines.values(), colors, strict=False):
         style: dict[str, Any] = {"color": color, "linewidth": 1.7, "markersize": 3.2}
         style["marker"] = "o" if len(line.values) <= 30 else None
-        axes.plot(line.steps if repeated else line.epochs, line.values, label=label(name), **style)
-    axis_label(axes.set_xlabel, "step" if repeated else "epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        axes.plot(x, line.values, label=name, **style)
+    if repeated:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    axis_label(axes.set_xlabel, "step" if repeated else mark_epochs(axes.xaxis, np.concatenate([[], *at])))
     style_axes(axes)
     set_title(axes, panel.title)
+
+
+def _labels(panel: Panel) -> list[str]:
+    return [label(name) for name in (without_prefix(list(panel.lines)) if panel.by_depth else panel.lines)]
 
 
 def explain_lines(figure: Figure, panels: Iterable[tuple[Axes, Panel]]) -> None:
     """A legend of the lines, at the last of the panels that show the same ones."""
     for axes, panel in {tuple(panel.lines): (axes, panel) for axes, panel in panels}.values():
         if panel.by_depth and len(panel.lines) > _MOST_LEGEND_ENTRIES:
-            _add_layer_scale(figure, axes, list(panel.lines))
+            _add_layer_scale(figure, axes, _labels(panel))
         elif panel.lines:
             _add_legend(axes)
 
@@ -126,8 +135,7 @@ def _add_layer_scale(figure: Figure, axes: Axes, layers: Sequence[str]) -> None:
     scale = ScalarMappable(BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers)), colors)
     shown = np.unique(np.linspace(0, len(layers) - 1, 9).round().astype(int))
     bar = figure.colorbar(scale, cax=axes.inset_axes((1.02, 0.0, 0.03, 1.0)), ticks=shown)
-    names = [label(layers[index]) for index in shown]
-    bar.ax.set_yticklabels(names, fontsize=8, color=DARK, parse_math=False)
+    bar.ax.set_yticklabels([layers[index] for index in shown], fontsize=8, color=DARK, parse_math=False)
     bar.minorticks_off()
     bar.ax.invert_yaxis()  # like a legend: the first layer on top
     bar.ax.tick_params(length=0, pad=4)

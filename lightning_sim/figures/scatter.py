@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim.figures.moments import mark_epochs
 from lightning_sim.figures.style import (
     DARK,
     GREY,
@@ -55,7 +56,7 @@ def scatter_figure(
     Args:
         title: above all.
         panels: at least one.
-        epochs: of the measurements.
+        epochs: of the measurements, as :func:`lightning_sim.figures.moments.positions` gives them.
         axis_labels: what x and y are.
     """
     count = len(panels)
@@ -71,7 +72,7 @@ def scatter_figure(
         axis_label(axes.set_xlabel, axis_labels[0])
     for axes in grid[:, 0]:
         axis_label(axes.set_ylabel, axis_labels[1])
-    _add_epoch_scale(figure, grid[0, -1])
+    _add_epoch_scale(figure, grid[0, -1], epochs)
     return figure
 
 
@@ -90,11 +91,8 @@ def _draw(axes: Axes, panel: Scatter, epochs: Sequence[int]) -> None:
     axes.set_title(f"{label(panel.title, 26)}\n{panel.text}", fontsize=8.5, color=DARK, loc="left", parse_math=False)
 
 
-def _add_epoch_scale(figure: Figure, axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _add_epoch_scale(figure: Figure, axes: Axes, epochs: Sequence[int]) -> None:
     bar = figure.colorbar(axes.collections[0], cax=axes.inset_axes((1.06, 0.0, 0.05, 1.0)))
-    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     bar.ax.tick_params(labelsize=8, labelcolor=DARK, length=0)
-    bar.set_label("epoch", fontsize=9, color=GREY)
+    bar.set_label(mark_epochs(bar.ax.yaxis, np.array(epochs)), fontsize=9, color=GREY)
     bar.outline.set_visible(False)

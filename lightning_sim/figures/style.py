@@ -18,6 +18,7 @@ __all__ = [
     "DARK",
     "FAINT",
     "GREY",
+    "MARK",
     "MISSING",
     "OUTPUT_COLORS",
     "axis_label",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 OUTPUT_COLORS = ("#d1495b", "#2e6f95", "#66a182", "#edae49", "#8d5a97")
-DARK, GREY, FAINT, MISSING = "#333333", "#757575", "#e6e6e6", "#cccccc"
+DARK, GREY, FAINT, MISSING, MARK = "#333333", "#757575", "#e6e6e6", "#cccccc", "#fff3cd"
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -59,9 +60,9 @@ def style_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=8.5, labelcolor=DARK, color=GREY)
 
 
-def set_title(axes: Axes, title: str) -> None:
+def set_title(axes: Axes, title: str) -> Any:
     """A title on the left."""
-    axes.set_title(label(title, 60), fontsize=10.5, color=DARK, loc="left", parse_math=False)
+    return axes.set_title(label(title, 60), fontsize=10.5, color=DARK, loc="left", parse_math=False)
 
 
 def title_figure(figure: Figure, title: str) -> None:

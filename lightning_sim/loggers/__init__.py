@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_sim.loggers.adapter import LoggerAdapter
+import numpy as np
+
+from lightning_sim.loggers.adapter import LoggerAdapter, Pixels
 from lightning_sim.loggers.generic import CometAdapter, ImageAdapter, MlflowAdapter, SilentAdapter
 from lightning_sim.loggers.tensorboard import TensorBoardAdapter
 from lightning_sim.loggers.wandb import WandbAdapter
@@ -68,12 +70,12 @@ def log_scalars(loggers: Iterable[Logger], scalars: Mapping[str, float], step: i
             logger.save()
 
 
-def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Figure]], step: int) -> None:
-    """Give figures to those loggers that take any; without such a logger none is made.
+def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Figure | Pixels]], step: int) -> None:
+    """Give the pixels of figures to those loggers that take any; without such a logger none is made.
 
     Args:
         loggers: ``trainer.loggers``.
-        figures: how to make each figure, by the name under which it is logged.
+        figures: how to make each figure, or its pixels, by the name under which it is logged.
         step: the step that the scalars of the same measurement have.
     """
     taking = [(logger, adapter) for logger, adapter in _adapted(loggers) if adapter.takes_figures]
@@ -83,8 +85,6 @@ def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Fi
     for logger, adapter in taking if made else ():
         with _going_on(logger):
             adapter.write_figures(logger, made, step)
-    for figure in made.values():
-        figure.clear()
 
 
 def log_sketches(loggers: Iterable[Logger], path: Path, monitor: str = "similarity") -> None:
@@ -112,17 +112,30 @@ def _adapted(loggers: Iterable[Logger]) -> Iterator[tuple[Logger, LoggerAdapter]
                 yield logger, adapter
 
 
-def _make(figures: Mapping[str, Callable[[], Figure]]) -> dict[str, Figure]:
+def _make(figures: Mapping[str, Callable[[], Figure | Pixels]]) -> dict[str, Pixels]:
     made = {}
     for name, make in figures.items():
         try:
-            made[name] = make()
+            made[name] = _pixels(make())
         except ModuleNotFoundError as error:
             _warn_once(f"No figures are logged: {error}")
             return made
         except Exception as error:
             _warn_once(f"The figure {name!r} could not be made: {type(error).__name__}: {error}")
     return made
+
+
+def _pixels(made: Figure | Pixels) -> Pixels:
+    """Drawn once for all loggers; the figure is cleared."""
+    if isinstance(made, np.ndarray):
+        return made
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(made)
+    canvas.draw()
+    pixels = np.array(canvas.buffer_rgba())[..., :3]
+    made.clear()
+    return pixels
 
 
 @contextmanager

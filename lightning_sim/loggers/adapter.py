@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_sim.record import Key, SimilarityHistory
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["LoggerAdapter", "Pixels"]
 
-__all__ = ["LoggerAdapter"]
+#: of a figure, shape (height, width, 3)
+Pixels = NDArray[np.uint8]
 
 
 class LoggerAdapter:
@@ -26,8 +29,8 @@ class LoggerAdapter:
     def set_up(self, logger: Any, keys: Iterable[Key], history: SimilarityHistory, monitor: str) -> None:
         """Prepare its pages for scalars of these keys."""
 
-    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
-        """Log figures by their names."""
+    def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
+        """Log the pixels of figures by their names."""
 
     def write_sketches(self, logger: Any, path: Path, monitor: str) -> None:
         """Keep a file of sketches with the run."""

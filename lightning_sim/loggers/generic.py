@@ -5,14 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from lightning_sim.loggers.adapter import LoggerAdapter
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lightning_sim.loggers.adapter import LoggerAdapter, Pixels
 
 __all__ = ["CometAdapter", "ImageAdapter", "MlflowAdapter", "SilentAdapter"]
 
@@ -31,31 +26,31 @@ class SilentAdapter(LoggerAdapter):
 
 
 class MlflowAdapter(LoggerAdapter):
-    """Loggers with the ``log_figure`` of MLflow's client."""
+    """Loggers with the ``log_image`` of MLflow's client."""
 
     def takes(self, logger: Any) -> bool:
         """By the name of an argument."""
-        return _log_figure_has(logger, "artifact_file")
+        return _log_image_has(logger.experiment, "artifact_file")
 
-    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+    def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Write every figure to a file of its own."""
-        for name, figure in figures.items():
+        for name, pixels in figures.items():
             # It is a path: only harmless characters, and no part that starts with a dot.
             place = re.sub(r"[^\w./ -]|(?<![^/])\.+", "_", name).strip("/")
-            logger.experiment.log_figure(logger.run_id, figure, f"{place}/step_{step:08d}.png")
+            logger.experiment.log_image(logger.run_id, pixels, f"{place}/step_{step:08d}.png")
 
 
 class CometAdapter(LoggerAdapter):
-    """Loggers with the ``log_figure`` of a Comet experiment."""
+    """Loggers with the ``log_image`` of a Comet experiment."""
 
     def takes(self, logger: Any) -> bool:
         """By the name of an argument."""
-        return _log_figure_has(logger, "figure_name")
+        return _log_image_has(logger.experiment, "image_data")
 
-    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+    def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Log all figures."""
-        for name, figure in figures.items():
-            logger.experiment.log_figure(figure_name=name, figure=figure, step=step)
+        for name, pixels in figures.items():
+            logger.experiment.log_image(image_data=pixels, name=name, step=step)
 
 
 class ImageAdapter(LoggerAdapter):
@@ -65,21 +60,12 @@ class ImageAdapter(LoggerAdapter):
         """Those that have one."""
         return callable(getattr(logger, "log_image", None))
 
-    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+    def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Log the pixels of all figures."""
-        for name, figure in figures.items():
-            logger.log_image(key=name, images=[_pixels(figure)], step=step)
+        for name, pixels in figures.items():
+            logger.log_image(key=name, images=[pixels], step=step)
 
 
-def _log_figure_has(logger: Any, argument: str) -> bool:
-    log_figure = getattr(logger.experiment, "log_figure", None)
-    return callable(log_figure) and argument in inspect.signature(log_figure).parameters
-
-
-def _pixels(figure: Figure) -> np.ndarray[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels: np.ndarray[Any, Any] = np.array(canvas.buffer_rgba())
-    return pixels[..., :3]
+def _log_image_has(experiment: Any, argument: str) -> bool:
+    log_image = getattr(experiment, "log_image", None)
+    return callable(log_image) and argument in inspect.signature(log_image).parameters

@@ -7,14 +7,12 @@ import re
 import textwrap
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightning_sim.loggers.adapter import LoggerAdapter
+from lightning_sim.loggers.adapter import LoggerAdapter, Pixels
 from lightning_sim.record import Key, SimilarityHistory
+from lightning_sim.record.correlations import CORRELATION
 from lightning_sim.record.naming import shown_as
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["TensorBoardAdapter"]
 
@@ -44,26 +42,31 @@ class TensorBoardAdapter(LoggerAdapter):
         text = textwrap.indent(json.dumps(history.metadata, indent=2), "    ")
         logger.experiment.add_text(f"{prefix}/metadata", text)
 
-    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+    def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Add every figure as an image."""
-        for name, figure in figures.items():
-            logger.experiment.add_figure(name, figure, global_step=step)
+        for name, pixels in figures.items():
+            logger.experiment.add_image(name, pixels, global_step=step, dataformats="HWC")
 
 
 def _charts(keys: Iterable[Key], history: SimilarityHistory, prefix: str) -> dict[str, list[Any]]:
-    """One chart for each measure of layers, with all of them; one for each group of the others, as the scales say."""
+    """One chart for each measure of layers, with all of them; one for each group of the others, as the scales say.
+
+    The means stand first, then outputs and other groups, then the layers, and at last their correlations.
+    """
     start = re.escape(prefix) + "/"
-    charts: dict[str, str] = {}
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {_MEANS: []}
+    layers: dict[str, str] = {}
+    correlations: dict[str, str] = {}
     keys = list(keys)
     of_layers = {(key.measure, key.condition) for key in keys if key.layer is not None}
     for key in keys:
+        scale = history.scale(key.measure)
         if key.layer is not None:
+            charts = correlations if key.measure == CORRELATION else layers
             charts[key.title] = f"^{start}{re.escape(key._replace(layer='').name)}.+"
+        elif (key.measure, key.condition) not in of_layers:
+            groups.setdefault(scale.chart(key.name), []).append(re.escape(key.name))
         else:
-            is_mean = (key.measure, key.condition) in of_layers
-            chart = _MEANS if is_mean else history.scale(key.measure).chart(key.name)
-            groups.setdefault(chart, []).append(re.escape(key.name))
-    charts |= {title: f"^{start}({'|'.join(names)})$" for title, names in groups.items()}
-    means_first = sorted(charts, key=lambda title: title != _MEANS)
-    return {title: ["Multiline", [charts[title]]] for title in means_first}
+            groups.setdefault(key.name if scale.unit else _MEANS, []).append(re.escape(key.name))
+    short = {title: f"^{start}({'|'.join(names)})$" for title, names in groups.items() if names}
+    return {title: ["Multiline", [tags]] for title, tags in (short | layers | correlations).items()}

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lightning_sim.loggers.adapter import LoggerAdapter
+from lightning_sim.loggers.adapter import LoggerAdapter, Pixels
 from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.naming import WANDB_STEP, shown_as
 from lightning_sim.record.table import COLUMNS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["WandbAdapter"]
 
@@ -43,11 +40,11 @@ class WandbAdapter(LoggerAdapter):
                 logger.experiment.define_metric(exact, step_metric=WANDB_STEP, step_sync=True, summary="last,min,max")
         logger.experiment.config.update({prefix: dict(history.metadata)}, allow_val_change=True)
 
-    def write_figures(self, logger: Any, figures: Mapping[str, Figure], step: int) -> None:
+    def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Log all figures in one row."""
         import wandb
 
-        images = {_harmless(name): wandb.Image(figure) for name, figure in figures.items()}
+        images = {_harmless(name): wandb.Image(pixels) for name, pixels in figures.items()}
         logger.experiment.log({**images, WANDB_STEP: step})
 
     def write_sketches(self, logger: Any, path: Path, monitor: str) -> None:

@@ -61,14 +61,9 @@ class ProbeRunner:
     def try_first_batch(
         self, network: nn.Module, layers: Sequence[str], weights: Mapping[str, Tensor] | None = None
     ) -> Snapshot:
-        """Features of a few samples, the same on every rank: which layers run, and what comes out.
+        """Features of a few samples, the same on every rank: which layers run, and what comes out, by these weights.
 
-        Where these show a problem it is the whole first batch that counts, since networks may need their batch size.
-
-        Args:
-            network: in any mode.
-            layers: names.
-            weights: to run with, instead of the network's own.
+        Where there is a problem it is the whole first batch that counts, since networks may need their batch size.
 
         Raises:
             ValueError: when the network would get its weights by this run.

@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_sim._arguments import described
 from lightning_sim.figures import Panel, draw_heatmap, panel_grid
+from lightning_sim.figures.moments import moment, placed
 from lightning_sim.functional.correlation import CorrelationResult
 from lightning_sim.record.asking import asked_key, found_matrix, keys_of, layers_of, listed
 from lightning_sim.record.change import Change, change_between
@@ -227,11 +228,10 @@ class SimilarityHistory:
 
     def plot(self) -> Figure:
         """Trajectories of every measure and the last matrix, as a figure; needs the extra ``plot``."""
-        last = next((m for m in reversed(self.measurements) if m.matrices), None)
-        figure, left = panel_grid(self.run or "", self.panels(), extra=0 if last is None else 1)
-        if last is not None:
-            matrix = last.matrices[0]
-            heatmap = matrix.heatmap(f"{matrix.key.title}, epoch {last.epoch}", self.scale(matrix.measure))
+        held = [(at, m.matrices) for at, m in placed(self.measurements) if m.matrices]
+        figure, left = panel_grid(self.run or "", self.panels(), extra=1 if held else 0)
+        for at, (matrix, *_) in held[-1:]:
+            heatmap = matrix.heatmap(f"{matrix.key.title}, {moment(at)}", self.scale(matrix.measure))
             draw_heatmap(left[0], heatmap, 2.6 / max(matrix.values.shape))
         return figure
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_sim.figures.labels import without_prefix
 from lightning_sim.record import SimilarityHistory, read_history
 from lightning_sim.views.page import report_page
 from lightning_sim.views.summary import COLUMNS, Row, summarize
@@ -46,13 +47,14 @@ def _write(path: Path, page: str) -> None:
 
 
 def _read(paths: Sequence[Path], monitor: str) -> dict[str, SimilarityHistory]:
-    """The histories by name of their run; by path where runs share a name."""
+    """The histories by what tells the names of their runs apart, or their paths where runs share a name."""
     read = {path: read_history(path, name=monitor) for path in paths}
     names = [history.run or str(path) for path, history in read.items()]
-    return {
-        name if names.count(name) == 1 else str(path): history
-        for name, (path, history) in zip(names, read.items(), strict=True)
-    }
+    if len(set(names)) < len(names):
+        names = [path.absolute().as_posix() for path in read]
+    for _ in range(2):  # what they end with, and what they begin with
+        names = without_prefix(["/".join(name.split("/")[::-1]) for name in names], "/")
+    return dict(zip(names, read.values(), strict=True))
 
 
 def _print(rows: Sequence[Row], form: str) -> None:

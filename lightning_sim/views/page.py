@@ -14,13 +14,24 @@ from typing import Any
 
 import numpy as np
 
+from lightning_sim.figures.labels import without_prefix
+from lightning_sim.figures.moments import placed
 from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlate, numbers_of
+from lightning_sim.views.pictures import SIMILAR
 from lightning_sim.views.summary import ordered_keys, summarize
 
 __all__ = ["report_page"]
 
-_SCRIPTS = ("elements", "charts", "trajectories", "matrices", "scatter", "tables")  # those after use those before
+_SCRIPTS = (
+    "elements",
+    "charts",
+    "trajectories",
+    "matrices",
+    "interchange",
+    "scatter",
+    "tables",
+)  # those after use those before
 _MOST_MEASUREMENTS = 400  # more are not seen on a screen
 _MOST_CELLS = 60_000  # of all matrices of a run
 
@@ -95,13 +106,17 @@ def _embedded(data: Any) -> str:
 
 def _data(histories: Mapping[str, SimilarityHistory]) -> dict[str, Any]:
     keys = ordered_keys(histories)
+    layers = list(dict.fromkeys(key.layer for key in keys if key.layer is not None))
+    labels = dict(zip(layers, without_prefix(layers), strict=True))
     return {
+        "similar": SIMILAR,
         "names": [
             {"name": key.name, "title": key.title, **key._asdict(), "scale": _scale(histories, key.measure)}
+            | {"label": key.name if key.layer is None else labels[key.layer]}
             for key in keys
         ],
         "runs": [_run(run, history, keys) for run, history in histories.items()],
-        "summary": [{"name": row.key.name, **row.to_record()} for row in summarize(histories)],
+        "summary": [{"name": row.key.name, "when": row.when, **row.to_record()} for row in summarize(histories)],
         "correlations": [found for run, history in histories.items() for found in _correlations(run, history, keys)],
     }
 
@@ -113,8 +128,8 @@ def _scale(histories: Mapping[str, SimilarityHistory], measure: str) -> dict[str
 
 
 def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str, Any]:
-    kept, held = _evenly(history.measurements, _MOST_MEASUREMENTS), set(history.keys)
-    epochs = [measurement.epoch for measurement in kept]
+    moments = _evenly(placed(history.measurements), _MOST_MEASUREMENTS)
+    kept, epochs, held = [m for _, m in moments], [at for at, _ in moments], set(history.keys)
     return {
         "name": run,
         "measurements": len(history),
@@ -129,12 +144,12 @@ def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str,
 
 def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
     """Every kind of matrix with its frames over the epochs; rows and columns are those of the last one."""
-    holding = [measurement for measurement in history.measurements if len(measurement.matrices)]
+    holding = [(at, measurement) for at, measurement in placed(history.measurements) if len(measurement.matrices)]
     if not holding:
         return []
-    cells = sum(matrix.values.size for matrix in holding[-1].matrices)
+    cells = sum(matrix.values.size for matrix in holding[-1][1].matrices)
     kinds: dict[Key, dict[str, Any]] = {}
-    for measurement in reversed(_evenly(holding, max(1, _MOST_CELLS // cells))):
+    for at, measurement in reversed(_evenly(holding, max(1, _MOST_CELLS // cells))):
         for matrix in measurement.matrices:
             kind = kinds.setdefault(
                 matrix.key,
@@ -143,11 +158,12 @@ def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
                     "scale": history.scale(matrix.measure).to_state(),
                     "rows": list(matrix.rows),
                     "columns": list(matrix.columns),
+                    "labels": [without_prefix(matrix.rows), without_prefix(matrix.columns)],
                     "frames": [],
                 },
             )
             if (kind["rows"], kind["columns"]) == (list(matrix.rows), list(matrix.columns)):
-                frame = {"epoch": measurement.epoch, "step": measurement.step}
+                frame = {"epoch": at, "step": measurement.step}
                 kind["frames"].insert(0, frame | {"values": _numbers(matrix.values.ravel().tolist(), 3)})
     return list(kinds.values())
 
@@ -171,11 +187,11 @@ def _correlations(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> 
     return found
 
 
-def _evenly(measurements: Sequence[Measurement], most: int) -> list[Measurement]:
+def _evenly(moments: Sequence[tuple[int, Measurement]], most: int) -> list[tuple[int, Measurement]]:
     """At most so many of them, the first and the last included where there are two."""
-    count = min(len(measurements), most)
-    indices = np.linspace(len(measurements) - 1, 0, count).round().astype(int)[::-1] if count else ()
-    return [measurements[index] for index in indices]
+    count = min(len(moments), most)
+    indices = np.linspace(len(moments) - 1, 0, count).round().astype(int)[::-1] if count else ()
+    return [moments[index] for index in indices]
 
 
 def _numbers(values: Iterable[float], digits: int) -> list[float | None]:

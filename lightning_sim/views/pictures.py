@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lightning_sim.figures import Panel, Scatter, draw_heatmap, scatter_figure
+from lightning_sim.figures.labels import without_prefix
 from lightning_sim.figures.lines import draw_lines, explain_lines
+from lightning_sim.figures.moments import moment, placed
 from lightning_sim.figures.style import (
     FAINT,
     GREY,
+    MARK,
     axis_label,
     depth_colors,
     label,
@@ -26,8 +29,9 @@ from lightning_sim.record.correlations import numbers_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["comparison_figure", "correlation_figure", "interchange_figure"]
+__all__ = ["SIMILAR", "comparison_figure", "correlation_figure", "interchange_figure"]
 
+SIMILAR = 0.8  # from here on a similarity, or a stitching, is called high
 _MOST_SCATTER_PANELS = 12
 
 
@@ -50,22 +54,22 @@ def correlation_figure(
     count = min(len(layers), _MOST_SCATTER_PANELS)
     shown = [layers[index] for index in np.linspace(0, len(layers) - 1, count).round().astype(int)]
     panels = []
-    for layer in shown:
+    for name, layer in zip(without_prefix(shown), shown, strict=True):
         keys = Key(measure, representation, layer), Key(output)
         x, y = (numbers_of(history.measurements, key) for key in keys)
         found = history.correlation(measure, output, layer=layer, representation=representation)
         text = f"r = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-        panels.append(Scatter(layer, text if math.isfinite(found.slope) else "r is undefined", x, y, found.slope))
+        panels.append(Scatter(name, text if math.isfinite(found.slope) else "r is undefined", x, y, found.slope))
     few = "" if count == len(layers) else f", {count} of {len(layers)} layers"
     title = f"{output} against {measure} of {representation}{few}"
-    return scatter_figure(title, panels, [m.epoch for m in history.measurements], (measure, output))
+    return scatter_figure(title, panels, [at for at, _ in placed(history.measurements)], (measure, output))
 
 
 def interchange_figure(history: SimilarityHistory, epoch: int | None = None, similarity: str = "cka") -> Figure:
     """A similarity of every layer against its stitching, and against that of an untrained front, at one measurement.
 
-    A layer to the right and below is similar, and cannot take the other's place all the same. One whose grey control is
-    as high would do so untrained.
+    A layer to the right and below, on marked ground and with its name, is similar (at least 0.8) and cannot take the
+    other's place all the same (less than 0.8). One whose grey control is as high would do so untrained.
 
     Args:
         history: of a run with both measures.
@@ -75,25 +79,33 @@ def interchange_figure(history: SimilarityHistory, epoch: int | None = None, sim
     Raises:
         ValueError: If no layer has both.
     """
-    found = [m for m in history.measurements if epoch is None or m.epoch == epoch]
-    values = found[-1].by_key if found else {}
+    found = reversed(placed(history.measurements))
+    at, last = next(((at, m) for at, m in found if epoch in (None, m.epoch)), (0, None))
+    values = last.by_key if last else {}
     measures = (similarity, "stitching", "stitching_untrained")
     keys = {layer: [Key(measure, "features", layer) for measure in measures] for layer in history.layers}
     shown = {layer: of for layer, of in keys.items() if of[0] in values and of[1] in values}
     if not shown:
         known = ", ".join(history.measures) or "nothing"
         raise ValueError(f"no layer has both {similarity} and stitching at this measurement; the history holds {known}")
+    from matplotlib.patches import Rectangle
+
     figure = new_figure(5.6, 4.2)
     axes = figure.subplots()
-    for (layer, of), color in zip(shown.items(), depth_colors(len(shown)), strict=True):
+    names = without_prefix([*shown])
+    for name, of, color in zip(names, shown.values(), depth_colors(len(shown)), strict=True):
         x, y, control = (values.get(key, math.nan) for key in of)
         axes.plot([x, x], [y, control], color=FAINT, linewidth=1.2, zorder=1)
         axes.scatter([x], [control], color=GREY, marker="_", s=40, zorder=2)
-        axes.scatter([x], [y], color=color, s=34, edgecolors="white", linewidths=0.5, zorder=3, label=label(layer))
+        axes.scatter([x], [y], color=color, s=34, edgecolors="white", linewidths=0.5, zorder=3, label=label(name))
+        if x >= SIMILAR > y:
+            beside: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+            axes.annotate(label(name), (x, y), (-6, -3), **beside, parse_math=False)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.03)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.03, axes.get_ylim()[1]))
+    axes.add_patch(Rectangle((SIMILAR, axes.get_ylim()[0]), 1, SIMILAR - axes.get_ylim()[0], color=MARK, zorder=0))
     style_axes(axes)
-    set_title(axes, f"similar, and interchangeable? epoch {found[-1].epoch}")
+    set_title(axes, f"{similarity} and stitching, {moment(at)}: interchangeable?")
     axis_label(axes.set_xlabel, similarity)
     axis_label(axes.set_ylabel, "stitching, and of an untrained front (grey)")
     lines = {layer: history.trajectory_of(of[1]) for layer, of in shown.items()}
@@ -124,12 +136,12 @@ def comparison_figure(histories: Mapping[str, SimilarityHistory], measure: str =
             axes.sharey(grid[row, 0])
             draw_lines(axes, Panel(name if row == 0 else "", found.lines, found.by_depth))
             axis_label(axes.set_ylabel, title if column == 0 else "")
-        moments = ((m.epoch, matrix) for m in reversed(history.measurements) for matrix in m.matrices)
-        last = next(((epoch, matrix) for epoch, matrix in moments if matrix.key == kind), None)
+        matrices = ((at, matrix) for at, m in reversed(placed(history.measurements)) for matrix in m.matrices)
+        last = next(((at, matrix) for at, matrix in matrices if matrix.key == kind), None)
         if last is None:
             grid[2, column].set_axis_off()
         else:
-            heatmap = last[1].heatmap(f"epoch {last[0]}", history.scale(measure))
+            heatmap = last[1].heatmap(f"{kind.title}, {moment(last[0])}", history.scale(measure))
             draw_heatmap(grid[2, column], heatmap, 2.4 / max(heatmap.values.shape))
     for row, title in enumerate(titles):
         held = [found.get(title, Panel(title, {})) for found in panels]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_sim.figures.moments import moment, positions
 from lightning_sim.record import Key, Scale, SimilarityHistory, Trajectory
 from lightning_sim.record.table import KEY_COLUMNS
 
@@ -31,6 +32,7 @@ class Row:
         last: The last finite value.
         minimum: The lowest finite value.
         epoch_of_minimum: When it was lowest; None if there is no finite value.
+        when: The same as text: ``"start"`` before the training, ``"-"`` for None.
         trend: Slope of the least-squares line through the finite values, per epoch.
         span: Epochs from the first finite value to the last.
     """
@@ -43,6 +45,7 @@ class Row:
     last: float
     minimum: float
     epoch_of_minimum: int | None
+    when: str
     trend: float
     span: float
 
@@ -86,7 +89,7 @@ def trend_per_epoch(trajectory: Trajectory) -> float:
 
 def _in_epochs(trajectory: Trajectory) -> NDArray[np.float64]:
     """When the measurements were made, in epochs; where an epoch has several, by their steps up to the last epoch."""
-    epochs, steps = trajectory.epochs, trajectory.steps.astype(np.float64)
+    epochs, steps = positions(trajectory.epochs, trajectory.steps), trajectory.steps.astype(np.float64)
     if len(np.unique(epochs)) < len(epochs) and steps[-1] > 0:
         steps *= (int(epochs[-1]) + 1) / (steps[-1] + 1)
         return steps
@@ -95,6 +98,7 @@ def _in_epochs(trajectory: Trajectory) -> NDArray[np.float64]:
 
 def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
     trajectory = history.trajectory_of(key)
+    at = positions(trajectory.epochs, trajectory.steps)
     finite = np.flatnonzero(np.isfinite(trajectory.values))
     values = trajectory.values[finite]
     lowest = int(finite[values.argmin()]) if len(values) else None
@@ -107,6 +111,7 @@ def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
         last=float(values[-1]) if len(values) else math.nan,
         minimum=float(values.min()) if len(values) else math.nan,
         epoch_of_minimum=None if lowest is None else int(trajectory.epochs[lowest]),
+        when="-" if lowest is None else moment(int(at[lowest])).removeprefix("epoch "),
         trend=trend_per_epoch(trajectory),
         span=float(np.ptp(_in_epochs(trajectory)[finite])) if len(values) else 0.0,
     )

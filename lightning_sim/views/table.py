@@ -39,7 +39,7 @@ def summary_table(rows: Sequence[Row], *, width: int = 80) -> str:
             cells = ["" if label == previous else f"  {shortened(label, layer_letters)}"]
             cells += [shortened(row.run, run_letters)] * bool(run_letters)
             cells += [_number(value, row.scale) for value in (row.first, row.last, row.minimum)]
-            cells += ["-" if row.epoch_of_minimum is None else str(row.epoch_of_minimum), _trend(row)]
+            cells += [row.when, _trend(row)]
             lines.append([*cells, sparkline(row.values, *ranges[row.key.measure], bars)])
             previous = label
     return _aligned(head, lines)

@@ -1,17 +1,15 @@
 """Numbers under a condition of the samples, through training, figures, warnings, record and checkpoint."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from lightning_sim import SimilarityMonitor, read_history
+from lightning_sim.callbacks.reporting import figures_of
 from lightning_sim.measures import Key, Measure, Scale, Values
 from lightning_sim.record import SimilarityHistory, SimilarityMatrix
 
-from .test_run_directory import SomeLogger
 from .training import fit
 
 
@@ -35,25 +33,12 @@ class Clouded(Measure):
         return found
 
 
-class Figures(SomeLogger):
-    def __init__(self):
-        super().__init__(0)
-        self.titles = {}
-        self.experiment = SimpleNamespace(log_figure=self.log_figure)
-
-    def log_figure(self, figure_name=None, figure=None, step=None):
-        assert isinstance(figure, Figure)
-        self.titles[figure_name] = figure.axes[0].get_title(loc="left")
-
-
 def test_the_condition_is_said_wherever_its_numbers_are(tmp_path):
-    monitor, logger = (
-        SimilarityMonitor(measures=Clouded("fog"), layers="net.0", num_samples=40, before_training=False),
-        Figures(),
-    )
+    monitor = SimilarityMonitor(measures=Clouded("fog"), layers="net.0", num_samples=40, before_training=False)
     with pytest.warns(UserWarning, match="clouded/fog is undefined there"):
-        fit([monitor], root=tmp_path, epochs=1, logger=logger)
-    assert logger.titles == {"similarity/matrix/clouded/features/fog": "clouded, features, fog, epoch 0"}
+        fit([monitor], root=tmp_path, epochs=1)
+    ((name, make),) = figures_of(monitor.history, "similarity", "epoch 0").items()
+    assert (name, make.args[0].title) == ("similarity/matrix/clouded/features/fog", "clouded, features, fog, epoch 0")
     restored = SimilarityHistory.from_state(monitor.history.to_state())
     for history in (restored, read_history(monitor.directory)):
         assert history == monitor.history

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lightning_sim.figures import heatmap_figure, heatmap_pixels
+from lightning_sim.figures.heatmap import _kept
 from lightning_sim.measures import MEASURES
 from lightning_sim.record import Measurement, Scale, SimilarityHistory, SimilarityMatrix
-from lightning_sim.views import comparison_figure
+from lightning_sim.views import comparison_figure, correlation_figure
 
 from ..loggers.runs import HOSTILE, example_history
 
@@ -98,6 +101,70 @@ def test_names_of_fifty_layers_do_not_overlap(tmp_path: Path) -> None:
         assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
 
 
+@pytest.mark.parametrize("size", [(9, 14), (4, 6)])
+def test_a_matrix_of_the_same_layers_is_drawn_without_a_layout(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts: list[Figure] = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: (layouts.append(fig), execute(self, fig)))
+    _kept.cache_clear()
+    heatmaps = [
+        matrix_of(np.random.default_rng(seed).uniform(size=size) - (seed == 2)).heatmap(f"cka, epoch {seed}", scale)
+        for seed, scale in enumerate([MEASURES["cka"].scale] * 3)
+    ]
+    pixels = [heatmap_pixels(heatmap) for heatmap in heatmaps]
+    assert len(layouts) == 1
+    for heatmap, shown in zip(heatmaps, pixels, strict=True):
+        figure = heatmap_figure(heatmap)
+        figure.canvas.draw()
+        np.testing.assert_array_equal(shown, np.array(figure.canvas.buffer_rgba())[..., :3])
+    assert (pixels[0] != pixels[1]).any()
+
+
+@pytest.mark.parametrize(("size", "colors"), [(6, True), (7, False)])
+def test_dashboards_show_no_numbers_that_are_too_small_to_be_read(size: int, colors: bool) -> None:
+    """A cell of one colour alone has no number in it."""
+    heatmap = matrix_of(np.full((size, size), 0.9)).heatmap("cka", MEASURES["cka"].scale)
+    figure = heatmap_figure(heatmap)
+    figure.canvas.draw()
+    left, _, _, high = image_of(figure).get_window_extent().extents.astype(int)
+    height = figure.canvas.get_width_height()[1]
+    cell = heatmap_pixels(heatmap)[height - high + 4 : height - high + 40, left + 4 : left + 40]
+    assert (len(np.unique(cell.reshape(-1, 3), axis=0)) > 1) == colors
+
+
+def test_names_are_thinned_and_shown_without_what_all_begin_with(tmp_path: Path) -> None:
+    layers = [f"model.encoder.blocks.{number}.dense" for number in range(54)]
+    matrix = SimilarityMatrix("cka", "features", layers, ["a", "b"], np.ones((54, 2)))
+    axes = image_of(drawn(matrix.plot(), tmp_path))
+    shown = [text.get_text() for text in axes.get_yticklabels()]
+    assert shown == [f"blocks.{number}.dense" for number in range(0, 54, 3)]
+    assert axes.get_ylabel() == "layers of the network, model.encoder.*"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["a", "b"]
+    figure = drawn(example_history(2, tuple(layers[:3])).plot(), tmp_path)
+    legend = next(axes.get_legend() for axes in figure.axes if axes.get_legend())
+    assert [text.get_text() for text in legend.get_texts()] == [f"blocks.{number}.dense" for number in range(3)]
+
+
+def test_the_measurement_before_training_is_the_start_and_not_of_epoch_0(tmp_path: Path) -> None:
+    """Of four epochs of ten steps, every epoch or every second one."""
+    for moments, at in (
+        ([(0, 0), (0, 9), (1, 19), (2, 29), (3, 39)], [-1, 0, 1, 2, 3]),
+        ([(0, 0), (1, 19), (3, 39)], [-1, 1, 3]),
+    ):
+        history = SimilarityHistory({}, [Measurement(*m, {"cka/features/a": 0.1 * m[1], "jsd": 0.5}) for m in moments])
+        (axes, _) = drawn(history.plot(), tmp_path).axes
+        assert axes.lines[0].get_xdata().tolist() == at
+        assert axes.get_xlabel() == "epoch (start: before training)"
+        ticks = dict(zip(axes.get_xticks(), (text.get_text() for text in axes.get_xticklabels()), strict=True))
+        assert ticks.pop(-1) == "start"
+        assert ticks == {tick: f"{tick:g}" for tick in ticks}
+        assert 0 in ticks
+    (scale,) = correlation_figure(history).axes[0].child_axes
+    assert scale.get_ylabel() == "epoch (start: before training)"
+
+
 def test_lines_are_the_trajectories(tmp_path: Path) -> None:
     history = example_history(4, ("conv", "fc", "head"))
     figure = drawn(history.plot(), tmp_path)
@@ -115,7 +182,7 @@ def test_heatmaps_are_titled_with_their_own_epoch(tmp_path: Path) -> None:
     history = SimilarityHistory({}, [Measurement(0, 9, values, (cka, nbs)), Measurement(1, 19, values, (nbs,))])
     for measure, epoch in (("cka", 0), ("nbs", 1)):
         figure = drawn(comparison_figure({"run": history}, measure=measure), tmp_path)
-        assert image_of(figure).get_title(loc="left") == f"epoch {epoch}"
+        assert image_of(figure).get_title(loc="left") == f"{measure}, features, epoch {epoch}"
     history.append(Measurement(2, 29, values))
     assert image_of(history.plot()).get_title(loc="left") == "nbs, features, epoch 1"
 

@@ -34,25 +34,23 @@ class PlainLogger(Logger):
 
 
 class MLflowClient:
-    """The signature of ``mlflow.MlflowClient.log_figure``."""
+    """The signature of ``mlflow.MlflowClient.log_image``."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def log_figure(self, run_id: str, figure: Figure, artifact_file: str, *, save_kwargs: Any = None) -> None:
-        self.calls.append((run_id, len(figure.axes), artifact_file))
+    def log_image(self, run_id: str, image: Any, artifact_file: str | None = None, key: str | None = None) -> None:
+        self.calls.append((run_id, image.shape, artifact_file))
 
 
 class CometExperiment:
-    """The signature of ``comet_ml.CometExperiment.log_figure``."""
+    """The signature of ``comet_ml.CometExperiment.log_image``."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def log_figure(
-        self, figure_name: Any = None, figure: Any = None, overwrite: bool = False, step: int | None = None
-    ) -> None:
-        self.calls.append((figure_name, len(figure.axes), step))
+    def log_image(self, image_data: Any, name: Any = None, overwrite: bool = False, step: int | None = None) -> None:
+        self.calls.append((name, image_data.shape, step))
 
 
 class ImageLogger(PlainLogger):
@@ -69,7 +67,7 @@ def two_panels() -> Figure:
 def test_mlflow_gets_a_file_per_step_in_a_harmless_place() -> None:
     client = MLflowClient()
     log_figures([PlainLogger(client)], dict.fromkeys(("similarity/cka", *HOSTILE), two_panels), 12)
-    assert client.calls[0] == ("run7", 2, "similarity/cka/step_00000012.png")
+    assert client.calls[0] == ("run7", (50, 100, 3), "similarity/cka/step_00000012.png")
     places = [Path(place) for _, _, place in client.calls]
     assert len(places) == 1 + len(HOSTILE)
     assert not any(place.is_absolute() or ".." in place.parts for place in places)
@@ -79,7 +77,7 @@ def test_mlflow_gets_a_file_per_step_in_a_harmless_place() -> None:
 def test_comet_gets_name_and_step() -> None:
     experiment = CometExperiment()
     log_figures([PlainLogger(experiment)], {"similarity/cka": two_panels}, 12)
-    assert experiment.calls == [("similarity/cka", 2, 12)]
+    assert experiment.calls == [("similarity/cka", (50, 100, 3), 12)]
 
 
 def test_a_logger_with_log_image_gets_pixels() -> None:
@@ -130,7 +128,7 @@ def test_a_csv_logger_that_was_not_used_yet_keeps_its_earlier_file(tmp_path: Pat
 
 def test_a_logger_that_raises_is_reported_once_and_the_others_get_their_figures() -> None:
     class Broken(CometExperiment):
-        def log_figure(self, figure_name: Any = None, figure: Any = None, **kwargs: Any) -> None:
+        def log_image(self, image_data: Any, **kwargs: Any) -> None:  # type: ignore[override]
             raise ConnectionError("no route to host")
 
     class OtherBroken(PlainLogger):
@@ -158,9 +156,7 @@ def test_a_figure_that_cannot_be_made_is_reported_once_and_the_others_are_logged
         warnings.simplefilter("always")
         for step in range(2):
             log_figures([PlainLogger(experiment)], {"bad": broken, "good": two_panels}, step)
-    assert [str(w.message) for w in caught] == [
-        "The figure 'bad' could not be made: ZeroDivisionError: no layers"
-    ]
+    assert [str(w.message) for w in caught] == ["The figure 'bad' could not be made: ZeroDivisionError: no layers"]
     assert [name for name, _, _ in experiment.calls] == ["good", "good"]
 
 

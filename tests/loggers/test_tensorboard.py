@@ -14,6 +14,7 @@ from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
 from lightning_sim.measures import MEASURES
 from lightning_sim.record import Key, Measurement, SimilarityHistory, read_history
 from lightning_sim.record.correlations import CORRELATION
+from lightning_sim.record.means import mean_keys
 
 from .runs import HOSTILE, example_history, files_below, log_scalars
 
@@ -75,6 +76,23 @@ def test_lengths_of_any_size_have_charts_of_their_own(tmp_path: Path) -> None:
         "parameters": ["^similarity/(task2vec)$"],
         "outputs": ["^similarity/(agreement)$"],
     }
+
+
+def test_charts_that_are_read_first_come_first(tmp_path: Path) -> None:
+    keys = [Key("cka", "features", "a"), Key("stitching_cross_entropy", "features", "a"), Key("jsd")]
+    keys += [*mean_keys(keys), Key("cka_jsd_pearson", "features", "a")]
+    scales = {"cka": MEASURES["cka"].scale.to_state(), "jsd": MEASURES["jsd"].scale.to_state()}
+    scales["stitching_cross_entropy"] = {"low": 0, "unit": "nats"}
+    logger = TensorBoardLogger(tmp_path)
+    setup_loggers([logger], keys, SimilarityHistory({"scales": scales}))
+    assert list(charts_of(events_of(logger))["similarity"]) == [
+        "means over layers",
+        "outputs",
+        "stitching_cross_entropy",  # in nats, beside which a share would be a flat line
+        "cka, features",
+        "stitching_cross_entropy, features",
+        "cka_jsd_pearson, features",
+    ]
 
 
 def test_representations_and_conditions_in_charts_are_taken_literally(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from py_mini_racer import MiniRacer
 
-from lightning_sim.measures import MEASURES, Scale
+from lightning_sim.measures import MEASURES, Scale, Stitching
 from lightning_sim.record import Key, Measurement, SimilarityHistory, SimilarityMatrix
 from lightning_sim.views import report_page
 
@@ -115,13 +115,100 @@ def test_outputs_of_a_group_stand_under_one_title_with_their_conditions(run: Any
     assert page(first)[-5:] == ["outputs", "jsd", "parameters", "agreement/fog", "my_length"]
 
 
-def test_the_slider_tells_measurements_of_one_epoch_apart(run: Any) -> None:
-    started = history(SCALES)
-    first = started.measurements[0]
-    started.measurements.insert(1, Measurement(0, 9, first.by_key, first.matrices))
-    moment = "known_.page.all.find((n) => n.attributes.class === 'moment').textContent"
-    slider = "known_.page.all.find((n) => n.tag === 'input' && n.attributes.type === 'range')"
-    page = run(started)
-    assert page(moment) == "epoch 4"
-    page(f"({slider}.value = 1, {slider}.listeners.input(), 0)")
-    assert page(moment) == "epoch 0, step 9"
+SLIDER = "known_.page.all.find((n) => n.tag === 'input' && n.attributes.type === 'range')"
+MOMENT = "known_.page.all.find((n) => n.attributes.class === 'moment').textContent"
+
+
+def at(moments: list[tuple[int, int]]) -> SimilarityHistory:
+    """The measurements of `history`, made at other epochs and steps."""
+    whole = history(SCALES)
+    made = [Measurement(*moment, m.by_key, m.matrices) for moment, m in zip(moments, whole.measurements, strict=False)]
+    return SimilarityHistory(whole.metadata, made)
+
+
+@pytest.mark.parametrize(
+    ("moments", "title", "ticks", "shown"),
+    [
+        (
+            [(0, 0), (0, 9), (1, 19)],
+            "epoch (start: before training)",
+            {"start", "0", "1"},
+            ["start", "epoch 0", "epoch 1"],
+        ),
+        ([(0, 9), (1, 19), (2, 29)], "epoch", {"0", "1", "2"}, ["epoch 0", "epoch 1", "epoch 2"]),
+        (
+            [(0, 0), (0, 5), (0, 9), (1, 15)],
+            "step",
+            {"0", "5", "10", "15"},
+            ["start", "epoch 0, step 5", "epoch 0, step 9", "epoch 1"],
+        ),
+    ],
+)
+def test_axes_slider_and_titles_say_when_and_tell_the_start_from_the_first_epoch(
+    run: Any, moments: list[tuple[int, int]], title: str, ticks: set[str], shown: list[str]
+) -> None:
+    page = run(at(moments))
+    first = page("texts_(section_('Layers over training').all.find((n) => n.tag === 'svg'), 'text')")
+    assert {title, "my_measure, features"} | ticks <= set(first)
+    assert not {"-1", "0.5"} & set(first)
+    for value, text in enumerate(shown):
+        page(f"({SLIDER}.value = {value}, {SLIDER}.listeners.input(), 0)")
+        assert page(MOMENT) == text
+        heading = "texts_(section_('Layer by layer'), 'h3')[0]"
+        assert page(heading).split(", step")[0] == f"run 0, my_measure, features, {text}".split(", step")[0]
+
+
+def nested(values: dict[str, tuple[float, ...]]) -> SimilarityHistory:
+    """CKA, stitching and its control of layers with long names, before and after the one epoch of ten steps."""
+    measures = ("cka", "stitching", "stitching_untrained")
+    scales = {name: scale.to_state() for name, scale in Stitching().scales().items()} | {"cka": {"low": 0, "high": 1}}
+    end = {Key(m, "features", name): x for name, xs in values.items() for m, x in zip(measures, xs, strict=True)}
+    start = dict.fromkeys(end, 1.0)
+    return SimilarityHistory({"scales": scales}, [Measurement(0, 0, start), Measurement(0, 9, end)])
+
+
+def test_layers_that_are_similar_and_not_interchangeable_are_marked(run: Any) -> None:
+    values = {"m.encoder.0": (0.95, 0.3, 0.1), "m.encoder.1": (0.9, 0.97, 0.2), "m.encoder.2": (0.4, 0.2, 0.2)}
+    page = run(nested(values))
+    section = "section_('Similar, and interchangeable?')"
+    rows = page(
+        f"{section}.all.filter((n) => n.tag === 'tr').map((n) => [n.attributes.class, texts_(n, 'td').join(' ')])"
+    )
+    assert rows[1:] == [
+        ["differs", "encoder.0  0.950 0.300 0.100"],
+        ["", "encoder.1  0.900 0.970 0.200"],
+        ["", "encoder.2  0.400 0.200 0.200"],
+    ]
+    chart = f"{section}.all.find((n) => n.tag === 'svg')"
+    assert page(f"{chart}.all.filter((n) => n.tag === 'circle').length") == 3
+    assert page(f"{chart}.all.filter((n) => n.attributes.class === 'name').map((n) => n.textContent)") == ["encoder.0"]
+    ground, mark = (page(f"{chart}.all.find((n) => n.tag === '{tag}').attributes") for tag in ("rect", "circle"))
+    for low, size, middle in (("x", "width", "cx"), ("y", "height", "cy")):
+        assert float(ground[low]) < float(mark[middle]) < float(ground[low]) + float(ground[size])
+    assert "Similar, and interchangeable?" not in run(history(SCALES))("texts_(known_.page, 'h2')")
+
+
+def test_names_are_shown_without_what_all_begin_with_and_said_in_full_on_pointing(run: Any) -> None:
+    page = run(nested({f"m.encoder.{number}": (1.0, 1.0, 1.0) for number in range(2)}))
+    heads = "section_('Layers over training').all.filter((n) => n.tag === 'h3')"
+    assert page(f"{heads}.map((n) => [n.textContent, n.attributes.title])") == [
+        ["encoder.0", "m.encoder.0"],
+        ["encoder.1", "m.encoder.1"],
+    ]
+
+
+def test_a_long_configuration_is_folded_and_many_measures_are_a_menu(run: Any) -> None:
+    folded = "known_.page.all.find((n) => n.tag === 'details')"
+    long = history(SCALES)
+    long.metadata["settings"] = {f"setting {number}": number for number in range(30)}
+    assert page_of(run(history(SCALES)), folded) == [{"open": ""}, "2 settings"]
+    assert page_of(run(long), folded) == [{}, "32 settings"]
+    measures = [f"measure {number}" for number in range(8)]
+    many = SimilarityHistory({}, [Measurement(0, 9, {Key(m, "features", "a"): 0.5 for m in measures})])
+    page = run(many)
+    menu = "section_('Layers over training').all.find((n) => n.tag === 'select')"
+    assert page(f"texts_({menu}, 'option')") == [f"{measure}, features" for measure in measures]
+
+
+def page_of(page: Any, folded: str) -> Any:
+    return page(f"[{folded}.attributes, {folded}.childNodes[0].textContent]")

@@ -262,7 +262,28 @@ def test_formats_for_scripts_hold_the_same_rows(tmp_path: Path, capsys: pytest.C
     assert len(from_json) == 2 * (3 * len(HOSTILE) + 1)
     as_text = [{key: "" if value is None else str(value) for key, value in row.items()} for row in from_json]
     assert from_csv == as_text
-    assert {row["run"] for row in from_json} == set(runs)  # both are called "example": told apart by path
+    assert {row["run"] for row in from_json} == {"a", "b"}  # both are called "example": told apart by path
+
+
+@pytest.mark.parametrize(
+    ("names", "paths", "shown"),
+    [
+        (("logs/version_0", "logs/version_1"), ("a", "b"), ["version_0", "version_1"]),
+        (("adam/version_0", "sgd/version_0"), ("a", "b"), ["adam", "sgd"]),
+        (("one", "one"), ("adam/logs/0", "sgd/logs/0"), ["adam", "sgd"]),
+        (("logs/version_0",), ("a",), ["logs/version_0"]),
+    ],
+)
+def test_runs_are_named_after_what_tells_them_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], paths: tuple[str, ...], shown: list[str]
+) -> None:
+    runs = []
+    for name, path in zip(names, paths, strict=True):
+        history = example_history(2)
+        history.metadata["run"] = name
+        runs.append(stored(tmp_path / path, history))
+    assert report(*runs, "--format", "json") == 0
+    assert list(dict.fromkeys(row["run"] for row in json.loads(capsys.readouterr().out))) == shown
 
 
 def test_the_page_is_written_and_the_table_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,8 +306,20 @@ def test_what_cannot_be_read_or_written_is_said_in_one_line(tmp_path: Path, caps
 def test_the_start_of_a_training_is_not_the_end_of_its_first_epoch() -> None:
     """CKA falls by 0.1 in every epoch of ten steps."""
     moments = [(0, 0), (0, 9), (1, 19), (2, 29)]
-    values = [{"cka/features/a": 1 - 0.01 * step} for _, step in moments]
+    values = [{"cka/features/a": value} for value in (1, 0.9, 0.8, 0.7)]
     history = SimilarityHistory({}, [Measurement(*m, v) for m, v in zip(moments, values, strict=True)])
     (row,) = summarize({"r": history})
     assert row.trend == pytest.approx(-0.1, abs=1e-6)
-    assert row.span == pytest.approx(2.9)
+    assert row.span == 3
+    rising = [Measurement(*m, {"jsd": value}) for m, value in zip(moments, (0, 0.2, 0.3, 0.4), strict=True)]
+    (row,) = summarize({"r": SimilarityHistory({}, rising)})
+    assert (row.epoch_of_minimum, row.when) == (0, "start")
+    assert summary_table([row]).splitlines()[-1].split()[1:5] == ["0", "0.4", "0", "start"]
+    assert Page(report_page({"r": history})).data["runs"][0]["epochs"] == [-1, 0, 1, 2]
+
+
+def test_nothing_of_the_page_is_wider_than_a_telephone() -> None:
+    (style,) = Page(report_page({"a": example_history(2)})).texts["style"]
+    widths = re.findall(r"(?:minmax\(|(?<!max-)(?:min-)?width: )(\d+)px", style)
+    assert len(widths) > 3
+    assert max(map(int, widths)) <= 300

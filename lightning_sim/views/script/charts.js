@@ -1,6 +1,8 @@
 // Charts: their frame, lines, and panels of lines with a cross hair.
 
-function frame(parent, { width, height, x, y, label, xTitle, yTitle, left = 38, bottom = 22 }) {
+/** As wide as its place, so that letters are not made smaller. */
+const fitting = (place, most) => Math.min(Math.max(place.clientWidth || most, 300), most);
+function frame(parent, { width, height, x, y, label, xTitle, yTitle, axis, left = 50, bottom = 36 }) {
   const svg = shape(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   const right = width - 6, top = 6, floor = height - bottom;
   const toX = (value) => left + ((value - x[0]) / (x[1] - x[0] || 1)) * (right - left);
@@ -10,11 +12,14 @@ function frame(parent, { width, height, x, y, label, xTitle, yTitle, left = 38, 
     shape(svg, "text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end" }, tickText(tick));
   }
   shape(svg, "line", { class: "axis", x1: left, x2: right, y1: floor, y2: floor });
-  for (const tick of ticks(...x, Math.max(3, Math.round((right - left) / 75)))) {
-    shape(svg, "text", { x: toX(tick), y: floor + 14, "text-anchor": "middle" }, tickText(tick));
+  const room = (right - left) / (axis ? 45 : 75);
+  for (const tick of axis ? momentTicks(...x, room, axis) : ticks(...x, Math.max(3, Math.round(room)))) {
+    const text = axis === "epoch" && tick === start ? "start" : tickText(tick);
+    shape(svg, "text", { x: toX(tick), y: floor + 14, "text-anchor": "middle" }, text);
   }
-  if (xTitle) shape(svg, "text", { x: right, y: height - 1, "text-anchor": "end" }, xTitle);
-  if (yTitle) shape(svg, "text", { x: 0, y: 0, transform: `translate(10 ${top + 4}) rotate(-90)`, "text-anchor": "end" }, yTitle);
+  shape(svg, "text", { class: "title", x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, xTitle);
+  const middle = `translate(10 ${(top + floor) / 2}) rotate(-90)`;
+  shape(svg, "text", { class: "title", x: 0, y: 0, transform: middle, "text-anchor": "middle" }, yTitle);
   return { svg, toX, toY, left, right, top, floor };
 }
 function drawLine(chart, xs, ys, attributes) {
@@ -33,7 +38,7 @@ function drawLine(chart, xs, ys, attributes) {
   });
 }
 
-/** Panels that share one cross hair and their scales, but that of lengths. Panel: {title, lines: [{run, name, label, color}]}. */
+/** Panels that share one cross hair and their scales, but that of lengths. Panel: {title, yTitle, lines: [{run, name, label, color}]}. */
 function linePanels(parent, panels, wide) {
   const runs = [...new Set(panels.flatMap((panel) => panel.lines.map((line) => line.run)))];
   if (!runs.length) return;
@@ -41,13 +46,15 @@ function linePanels(parent, panels, wide) {
   const x = [Math.min(...at), Math.max(Math.max(...at), Math.min(...at) + 1)];
   const heights = (some) => extent(some.flatMap((panel) => panel.lines.flatMap((line) => line.run.values[line.name])));
   const own = panels.some((panel) => panel.lines.some((line) => ownUnit(line.name)));
-  const axis = new Set(runs.map((run) => run.axis)).size === 1 ? runs[0].axis : "epoch or step";
+  const { axis, title: xTitle } = axisOf(runs);
   const grid = add(parent, element("div", { class: wide ? "panels wide" : "panels" }));
-  const [width, height] = wide ? [470, 250] : [262, 150];
+  const [width, height] = wide ? [470, 250] : [262, 164];
   const parts = panels.map((panel) => {
-    const box = add(grid, element("div", { class: "panel" }, element("h3", { title: panel.title }, panel.title)));
+    const box = add(grid, element("div", { class: "panel" }, element("h3", { title: panel.tip ?? panel.title }, panel.title)));
     const readings = add(box, element("div", { class: "reading" }));
-    const chart = frame(box, { width, height, x, y: heights(own ? [panel] : panels), label: panel.title });
+    const chart = frame(box, {
+      width, height, x, y: heights(own ? [panel] : panels), label: `${panel.yTitle} of ${panel.title}`, xTitle, yTitle: panel.yTitle, axis,
+    });
     panel.lines.forEach((line) =>
       drawLine(chart, moments(line.run), line.run.values[line.name], { stroke: line.color }));
     const cross = shape(chart.svg, "line", { class: "cross", y1: chart.top, y2: chart.floor, visibility: "hidden" });
@@ -78,7 +85,7 @@ function linePanels(parent, panels, wide) {
       readings.replaceChildren(
         ...few.map(({ line, value }) => element("span", { title: line.label }, dot(line.color), reading(value, line.name))),
         element("span", {}, few.length ? "" : `${found.length} layers, the first is dark`),
-        element("span", {}, moment === null ? "" : `${axis} ${moment}`));
+        element("span", {}, moment === null ? "" : momentText(axis, moment)));
     }
   }
   for (const { chart, panel } of parts) {

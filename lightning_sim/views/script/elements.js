@@ -33,14 +33,15 @@ function dot(color) {
   node.style.background = color;
   return node;
 }
-const runLabel = (run) => element("span", { class: "run-name" }, dot(run.color), run.name);
+const runLabel = (run) => element("span", { class: "run-name" }, dot(run.color), element("span", {}, run.name));
 function section(title, explanation) {
   const node = add(page, element("section", {}, element("h2", {}, title)));
   if (explanation) add(node, element("p", {}, explanation));
   return node;
 }
-/** Buttons of which one is pressed. */
+/** Buttons of which one is pressed, or a menu where they are many. */
 function choice(parent, labels, chosen, change) {
+  if (labels.length > 6) return void (menu(parent, "", labels, chosen, change), change(chosen));
   const group = element("div", { class: "group" });
   const press = (index) => {
     [...group.children].forEach((b, i) => b.setAttribute("aria-pressed", String(i === index)));
@@ -56,7 +57,7 @@ function table(parent, heads, body) {
   add(parent, element("table", {}, element("thead", {}, row), body));
 }
 function menu(parent, label, options, chosen, change) {
-  const select = element("select", { "aria-label": label, onchange: () => change(select.selectedIndex) });
+  const select = element("select", { "aria-label": label || "measure", onchange: () => change(select.selectedIndex) });
   options.forEach((text) => add(select, element("option", {}, text)));
   select.selectedIndex = chosen;
   add(parent, element("label", {}, label, select));
@@ -70,6 +71,14 @@ const scales = new Map(data.names.map((name) => [name.name, name.scale]));
 const ownUnit = (name) => !known(scales.get(name).low) || !known(scales.get(name).high); // of any size
 const reading = (value, name) => (known(value) && ownUnit(name) ? String(Number(value.toPrecision(3))) : format(value));
 const moments = (run) => (run.axis === "epoch" ? run.epochs : run.steps);
+const start = -1; // the place before epoch 0, of the measurement before training
+const momentText = (axis, at) => (axis === "epoch" && at === start ? "start" : `${axis} ${at}`);
+function axisOf(runs) {
+  const [axis, other] = new Set(runs.map((run) => run.axis));
+  if (other) return { axis: "epoch or step", title: "epoch or step" };
+  const before = axis === "epoch" && runs.some((run) => run.epochs.includes(start));
+  return { axis, title: before ? "epoch (start: before training)" : axis };
+}
 function range(values) {
   const found = values.filter(known);
   if (!found.length) return [0, 1];
@@ -81,13 +90,18 @@ function extent(values) {
   const margin = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.05;
   return [low - margin, high + margin];
 }
-function ticks(low, high, count) {
-  const rough = (high - low) / count;
+function ticks(low, high, count, whole = false) {
+  const rough = Math.max((high - low) / count, whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough && !(whole && size % 1));
   const found = [];
   for (let tick = Math.ceil(low / step - 1e-9); tick * step <= high + step * 1e-9; tick++) found.push(tick * step);
   return found;
+}
+/** Of epochs or steps: the start, where it is one, and the others that leave it room. */
+function momentTicks(low, high, count, axis) {
+  const found = ticks(Math.max(low, 0), high, count, true);
+  return axis === "epoch" && low === start ? [start, ...found.filter((tick) => tick - start > (high - start) / 6)] : found;
 }
 const tickText = (tick) => String(Number(tick.toPrecision(6)));
 const mix = (stops) => (share) => {

@@ -13,8 +13,9 @@ function matrices() {
   const paint = () => {
     const at = times[slider.value];
     const several = at !== undefined && times.filter(([epoch]) => epoch === at[0]).length > 1;
-    moment.textContent = at === undefined ? "" : `epoch ${at[0]}${several ? `, step ${at[1]}` : ""}`;
-    paints.forEach((one) => one(at));
+    const text = ([epoch, step]) => momentText("epoch", epoch) + (several ? `, step ${step}` : "");
+    moment.textContent = at === undefined ? "" : text(at);
+    paints.forEach((one) => one(at, text));
   };
   const draw = () => {
     body.replaceChildren();
@@ -54,18 +55,19 @@ function matrices() {
 }
 
 function heatmap(parent, run, matrix, [low, high]) {
-  const { rows, columns } = matrix, most = Math.max(rows.length, columns.length);
+  const { rows, columns, labels } = matrix, most = Math.max(rows.length, columns.length);
   const cut = (name) => (name.length > 18 ? `${name.slice(0, 8)}…${name.slice(-9)}` : name);
-  const letters = Math.max(...[...rows, ...columns].map((name) => cut(name).length));
-  const margin = 12 + Math.min(letters, 18) * 6.3, cell = Math.min(44, (530 - margin - 30) / most);
-  const width = 530, height = margin + cell * rows.length + 4, stride = Math.max(1, Math.ceil(11 / cell));
-  const box = add(parent, element("div", { class: "panel" }, element("h3", {}, runLabel(run))));
+  const letters = Math.max(...labels.flat().map((name) => cut(name).length));
+  const shownAt = element("span");
+  const box = add(parent, element("div", { class: "panel" }, element("h3", {}, runLabel(run), `, ${matrix.title}`, shownAt)));
+  const width = fitting(box, 530), margin = 12 + Math.min(letters, 18) * 6.3, cell = Math.min(44, (width - margin - 30) / most);
+  const height = margin + cell * rows.length + 4, stride = Math.max(1, Math.ceil(11 / cell));
   const svg = shape(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${matrix.title} of ${run.name}` });
-  rows.forEach((name, i) => {
+  labels[0].forEach((name, i) => {
     if (i % stride) return;
     shape(svg, "text", { class: "name", x: margin - 6, y: margin + cell * (i + 0.5) + 4, "text-anchor": "end" }, cut(name));
   });
-  columns.forEach((name, j) => {
+  labels[1].forEach((name, j) => {
     if (j % stride) return;
     shape(svg, "text", { class: "name", transform: `translate(${margin + cell * (j + 0.5) + 4} ${margin - 6}) rotate(-90)` }, cut(name));
   });
@@ -89,9 +91,10 @@ function heatmap(parent, run, matrix, [low, high]) {
   }
   shape(svg, "text", { x: scale + 12, y: margin + 8 }, tickText(Number(high.toPrecision(3))));
   shape(svg, "text", { x: scale + 12, y: margin + tall }, tickText(Number(low.toPrecision(3))));
-  return (at) => {
+  return (at, text) => {
     const before = matrix.frames.filter((f) => at && (f.epoch < at[0] || (f.epoch === at[0] && (f.step <= at[1] || run.axis === "epoch"))));
     const shown = before[before.length - 1]; // the newest until then
+    shownAt.textContent = shown ? `, ${text([shown.epoch, shown.step])}` : "";
     cells.forEach((one, index) => {
       one.value = shown ? shown.values[index] : null;
       const share = known(one.value) ? (one.value - low) / (high - low || 1) : null;

@@ -16,9 +16,9 @@ function scatter() {
     left.replaceChildren();
     const runs = shownWith(name).filter((run) => run.values[target]);
     const chart = frame(left, {
-      width: 560, height: 380, left: 56, bottom: 38,
+      width: fitting(left, 560), height: 340, left: 56,
       x: extent(runs.flatMap((run) => run.values[name.name])), y: extent(runs.flatMap((run) => run.values[target])),
-      label: `${target} against ${name.name}`, xTitle: `${name.title}, ${name.layer}`, yTitle: target,
+      label: `${target} against ${name.name}`, xTitle: `${name.title}, ${name.label}`, yTitle: target,
     });
     const [low, high] = range(runs.flatMap(moments));
     runs.forEach((run) => {
@@ -35,7 +35,7 @@ function scatter() {
         const mark = shape(chart.svg, "circle", {
           cx: chart.toX(x), cy: chart.toY(y), r: 5, "stroke-width": 2, stroke: run.color, fill: viridis((at - low) / (high - low || 1)),
         });
-        mark.addEventListener("pointermove", (event) => showTip(event, `${run.name}, ${run.axis} ${at}\n${name.measure} ${reading(x, name.name)}, ${target} ${reading(y, target)}`));
+        mark.addEventListener("pointermove", (event) => showTip(event, `${run.name}, ${momentText(run.axis, at)}\n${name.measure} ${reading(x, name.name)}, ${target} ${reading(y, target)}`));
         mark.addEventListener("pointerleave", hideTip);
       });
     });
@@ -47,12 +47,13 @@ function scatter() {
     kinds[kind].forEach((name, index) => {
       shownWith(name).forEach((run, position) => {
         const found = of(run, name);
-        const interval = (value, low, high) => (found && known(value) ? `${signed(value, 2)} [${signed(low, 2)}, ${signed(high, 2)}]` : "–");
+        const interval = (value, low, high) => (found && known(value)
+          ? [signed(value, 2), element("small", {}, `[${signed(low, 2)}, ${signed(high, 2)}]`)] : ["–"]);
         add(body, element("tr", { class: index === layer ? "choice chosen" : "choice", onclick: () => ((layer = index), draw()) },
-          element("td", {}, position ? "" : name.layer),
+          element("td", { title: name.layer }, position ? "" : name.label),
           element("td", {}, dot(run.color)),
-          element("td", { class: "number" }, interval(found?.r, found?.rLow, found?.rHigh)),
-          element("td", { class: "number" }, interval(found?.rho, found?.rhoLow, found?.rhoHigh)),
+          element("td", { class: "number" }, ...interval(found?.r, found?.rLow, found?.rHigh)),
+          element("td", { class: "number" }, ...interval(found?.rho, found?.rhoLow, found?.rhoHigh)),
           element("td", { class: "number" }, found && known(found.slope) ? signed(found.slope, 2) : "–")));
       });
     });
@@ -63,7 +64,7 @@ function scatter() {
   const fill = () => {
     if (layers) layers.parentElement.remove();
     layer = Math.min(layer, kinds[kind].length - 1);
-    layers = menu(bar, "layer", kinds[kind].map((name) => name.layer), layer, (index) => ((layer = index), draw()));
+    layers = menu(bar, "layer", kinds[kind].map((name) => name.label), layer, (index) => ((layer = index), draw()));
     draw();
   };
   layer = kinds[0].length - 1;

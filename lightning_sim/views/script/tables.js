@@ -21,17 +21,17 @@ function summary() {
         const toX = (index) => 2 + (index / Math.max(values.length - 1, 1)) * 106;
         drawLine({ svg, toX, toY: (v) => 20 - ((v - y[0]) / (y[1] - y[0])) * 18 }, values.map((_, i) => i), values, { stroke: run.color, "stroke-width": 1.5 });
         add(body, element("tr", {},
-          element("td", {}, position ? "" : (name.layer ?? name.name)),
+          element("td", { title: name.layer ?? name.name }, position ? "" : name.label),
           element("td", {}, data.runs.length > 1 ? runLabel(run) : ""),
           ...[found.first, found.last, found.minimum].map((value) => element("td", { class: "number" }, reading(value, name.name))),
-          element("td", { class: "number" }, String(found.epoch_of_minimum ?? "–")),
+          element("td", { class: "number" }, found.when),
           element("td", { class: "number" }, ownUnit(name.name) ? reading(found.trend, name.name) : signed(found.trend, 4)),
           sparkline));
       });
     }
   };
-  const numbers = ["first", "last", "min", "at epoch", "trend"].map((text) => [text, "number"]);
-  table(add(node, element("div", { class: "scroll" })), [["layer"], [data.runs.length > 1 ? "run" : ""], ...numbers, [""]], body);
+  const numbers = ["first", "last", "min", "min at", "trend"].map((text) => [text, "number"]);
+  table(add(node, element("div", { class: "scroll summary" })), [["layer"], [data.runs.length > 1 ? "run" : ""], ...numbers, [""]], body);
   draw();
   redraws.push(draw);
 }
@@ -47,7 +47,9 @@ function configuration() {
     add(body, element("tr", { class: new Set(values).size > 1 ? "differs" : "" }, element("td", {}, key),
       ...values.map((value) => element("td", {}, value))));
   }
-  table(add(node, element("div", { class: "scroll configuration" })), [[""], ...data.runs.map((run) => [runLabel(run)])], body);
+  const lines = data.runs.map((run) => Object.values(run.configuration).join("\n").split("\n").length);
+  const folded = element("details", Math.max(...lines) > 12 ? {} : { open: "" }, element("summary", {}, `${keys.length} settings`));
+  table(add(add(node, folded), element("div", { class: "scroll configuration" })), [[""], ...data.runs.map((run) => [runLabel(run)])], body);
 }
 
 summary();

@@ -42,12 +42,13 @@ function trajectories() {
           const held = names.filter((name) => run.values[name.name] !== undefined);
           return {
             title: run.name,
+            yTitle: names[0].title,
             lines: held.map((name, index) => ({
-              run, name: name.name, label: name.layer, color: viridis(index / Math.max(held.length - 1, 1)),
+              run, name: name.name, label: name.label, color: viridis(index / Math.max(held.length - 1, 1)),
             })),
           };
         })
-      : names.map((name) => ({ title: name.layer, lines: runLines(name) }));
+      : names.map((name) => ({ title: name.label, tip: name.layer, yTitle: name.title, lines: runLines(name) }));
     linePanels(body, panels.filter((panel) => panel.lines.length), Boolean(byRun));
   };
   choice(bar, kindTitles, 0, (index) => ((kind = index), draw()));
@@ -68,7 +69,7 @@ function outputTrajectories() {
       const lines = runLines(name);
       if (!lines.length) continue;
       const box = element("div");
-      linePanels(box, [{ title: name.name, lines }], false);
+      linePanels(box, [{ title: name.name, yTitle: [name.name, name.scale.unit].filter(Boolean).join(", "), lines }], false);
       add(grid, box.firstChild.firstChild);
     }
   };
