@@ -210,9 +210,9 @@ class Measurement:
             "values": self.values,
             "matrices": [matrix.to_state() for matrix in self.matrices],
             "statistics": {
-                name: {key.name: value for key, value in held.items()} for name, held in self.statistics.items()
+                name: {_name(key): value for key, value in held.items()} for name, held in self.statistics.items()
             },
-            "notes": {key.name: note for key, note in self.notes.items()},
+            "notes": {_name(key): note for key, note in self.notes.items()},
         }
 
     @classmethod
