@@ -15,6 +15,7 @@ import torch
 from lightning_sim import Sketch, functional
 from lightning_sim.functional.estimate import standard_error
 from lightning_sim.sketch import alignments, centered_kernel_alignment_matrix
+from tests.benchmarks.live_bytes import peak_bytes
 from tests.digits import digits, features, layer, shifted_digits
 from tests.sketch.data import related, sketched
 
@@ -46,6 +47,39 @@ def test_float32_has_the_same_errors() -> None:
     biased = a.estimate(b, estimator="biased")
     assert biased.value == a.cka(b, estimator="biased")
     assert float(biased.standard_error) == pytest.approx(float(a.estimate(b).standard_error), rel=0.1)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_products_have_the_errors_of_their_outer_products(measure: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(80, 12, generator=generator, dtype=torch.float64)
+    noise = torch.randn(2, 2, 80, 12, generator=generator, dtype=torch.float64)
+    sides = shared + 0.4 * noise  # of either network features and gradients
+    expected = functional.estimate(*(torch.einsum("bi,bj->bij", f, g).flatten(1) for f, g in sides), measure=measure)
+    found = {}
+    for kind, num_projections in {"formed": 144, "factors": 128, "tensor sketches": 128}.items():
+        sketches = [Sketch(128, num_projections, dtype=torch.float64) for _ in sides]
+        for sketch, (f, g) in zip(sketches, sides, strict=True):
+            sketch.update(f, torch.arange(80), gradients=g)
+            if kind == "tensor sketches":
+                sketch.sketch_factors()
+        found[kind] = torch.stack(sketches[0].estimate(sketches[1], measure=measure)).tolist()
+        null = sketches[0].null(sketches[1], measure=measure)
+        assert null.value == found[kind][0]
+        assert null.p_text == "< 0.001"
+    assert found["formed"] == pytest.approx(torch.stack(expected).tolist(), rel=1e-6)
+    assert found["factors"] == pytest.approx(torch.stack(expected).tolist(), rel=1e-6)
+    value, error = found["tensor sketches"]
+    assert error > float(expected.standard_error)
+    assert value == pytest.approx(float(expected.value), abs=4 * error)
+
+
+def test_errors_take_the_memory_of_a_block() -> None:
+    layers = [[sketched(wide(name, 400)[:512].float() + index, num_buckets=512, num_projections=256)
+               for index in range(5)] for name in ("even", "other")]  # fmt: skip
+    alone = peak_bytes(lambda: alignments(*layers))
+    with_errors = peak_bytes(lambda: alignments(*layers, pairs=[(index, index) for index in range(5)]))
+    assert with_errors - alone <= 10 * 128 * 512 * 4
 
 
 def test_pairs_of_a_matrix_have_the_errors_they_have_alone() -> None:
