@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightning_sim.metrics import (
         CanonicalCorrelation,
         CenteredKernelAlignment,
+        ErrorConsistency,
         NormalizedBuresSimilarity,
         OutputDivergence,
         PredictionAgreement,
@@ -26,6 +27,7 @@ from lightning_sim._version import __version__
 __all__ = [
     "CanonicalCorrelation",
     "CenteredKernelAlignment",
+    "ErrorConsistency",
     "NormalizedBuresSimilarity",
     "OutputDivergence",
     "PredictionAgreement",
@@ -44,6 +46,7 @@ __all__ = [
 _HOME = {
     "CanonicalCorrelation": "lightning_sim.metrics",
     "CenteredKernelAlignment": "lightning_sim.metrics",
+    "ErrorConsistency": "lightning_sim.metrics",
     "NormalizedBuresSimilarity": "lightning_sim.metrics",
     "OutputDivergence": "lightning_sim.metrics",
     "PredictionAgreement": "lightning_sim.metrics",

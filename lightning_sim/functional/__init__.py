@@ -11,7 +11,7 @@ from lightning_sim.functional.correlation import (
 )
 from lightning_sim.functional.deconfounding import deconfounded_centered_kernel_alignment
 from lightning_sim.functional.error_consistency import ErrorConsistencyResult, error_consistency
-from lightning_sim.functional.estimate import Estimate, estimate, standard_error
+from lightning_sim.functional.estimate import Estimate, estimate
 from lightning_sim.functional.fisher import fisher_rao_distance, fisher_rao_norm, task2vec, task2vec_similarity
 from lightning_sim.functional.hsic import hsic
 from lightning_sim.functional.linear_regression import linear_regression_r2
@@ -62,7 +62,6 @@ __all__ = [
     "rank_correlation",
     "representational_similarity_analysis",
     "spearman_correlation",
-    "standard_error",
     "stitching_map",
     "svcca",
     "task2vec",

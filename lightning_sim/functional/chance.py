@@ -124,6 +124,7 @@ def permutation_null(
         >>> print(permutation_null(x, x + noise))
         0.530, by chance 0.000 ± 0.014 (z = 36.9, p < 0.001)
     """
+    x, y = (z.detach() if isinstance(z, Tensor) else z for z in (x, y))
     if callable(measure):
         return _by_permutations(x, y, measure, permutations)
     check_choice(measure, "measure", ("cka", *_TRACES, *_MEANS, "error_consistency", *_PERMUTED))
@@ -137,12 +138,12 @@ def permutation_null(
         return _of_mean(float(same.diagonal().mean()), same)
     if measure in _MEANS:
         function, matrix = _MEANS[measure]
-        pairs = matrix(*check_logits(x.detach(), y.detach()))
+        pairs = matrix(*check_logits(x, y))
         return _of_mean(float(function(x, y)), pairs, same=0.0 if measure == "jsd" else 1.0)
     value = float(centered_kernel_alignment(x, y) if measure == "cka" else _TRACES[measure](x, y))
     if math.isnan(value):
         return null_of(value, math.nan, math.nan)
-    x, y = check_pair(x.detach(), y.detach())
+    x, y = check_pair(x, y)
     a, b = unit_scale(center_columns(x)), unit_scale(center_columns(y))
     n = len(a)
     skewness = 0.0
@@ -231,6 +232,8 @@ def _trace_moments(a: Tensor, b: Tensor) -> tuple[float, float]:
         for z, norms in ((z, z.square().sum(1)) for z in (a, b))
     )
     mean = t * u / (n - 1)
+    if n < 3:
+        return mean, math.nan
     variance = 2 * ((n - 1) * t2 - t**2) * ((n - 1) * u2 - u**2) / ((n - 1) ** 2 * (n + 1) * (n - 2))
     if n > 3:
         rest = (n * (n + 1) * s2 - (n - 1) * (t**2 + 2 * t2)) * (n * (n + 1) * r2 - (n - 1) * (u**2 + 2 * u2))

@@ -15,7 +15,7 @@ from lightning_sim.sketch.hsic import HsicTerms, projected_grams
 from lightning_sim.sketch.kernels import positive_factor
 from lightning_sim.sketch.precision import full_precision
 
-__all__ = ["Alignments", "alignment_null", "chance_deviations", "fold_error", "influences_of"]
+__all__ = ["Alignments", "alignment_null", "chance_deviations", "column_variance", "fold_error", "influences_of"]
 
 _COLUMNS = 64  # of each fold, whose influences stand for those of all
 
@@ -31,7 +31,7 @@ class Alignments(NamedTuple):
             of folded layers known if pairs were asked for.
         influences: (row, column) -> (units,), of samples, or of buckets that hold several, on the value of a pair that
             was asked for, without the folds. The standard error of a change on the same probe is that of the difference
-            of its influences: ``functional.standard_error(now - before)``.
+            of its influences: ``lightning_sim.functional.estimate.standard_error(now - before)``.
         shares: (row, column) -> (units,), the part of each of them in the numerator, of sum 1.
         units: (units,), the bucket of each: the sample's id modulo `num_buckets`.
     """
@@ -69,11 +69,12 @@ def fold_error(sketches: Sequence[CenteredSums], terms: HsicTerms, i: int, j: in
     :math:`\sum_c (w_c^{(1)} - w_c^{(2)})^2`. Tensor sketches shuffle columns in each fold anew: there it is the
     variance over columns, in which also the differences of the expectations are.
     """
+    folded = {side for side in (i, j) if sketches[side].is_folded}
+    data = {side: _data(sketches[side], terms) for side in (i, j)} if folded else {}
     variance = 0.0
-    for side, other in ((i, j), (j, i)):
-        if not sketches[side].is_folded:
-            continue
-        x, y = _data(sketches[side], terms), _data(sketches[other], terms)
+    for side in folded:
+        other = j if side == i else i
+        x, y = data[side], data[other]
         columns = slice(None, None, max(1, x.shape[2] // _COLUMNS))
         scale = math.sqrt(float(terms.own[i] * terms.own[j]))
         parts = []
@@ -82,12 +83,15 @@ def fold_error(sketches: Sequence[CenteredSums], terms: HsicTerms, i: int, j: in
             across = _quadratic(x_c, y[rest % len(y)], terms, sketches, other, rest)
             own = _quadratic(x_c, x[rest], terms, sketches, side, rest)
             parts.append(across.double() / (2 * scale) - value * own.double() / (2 * float(terms.own[side])))
-        if sketches[side].gradient_width:
-            squares = sum(float(part.var()) * len(part) for part in parts)
-        else:
-            squares = float((parts[0] - parts[1]).square().sum())
-        variance += squares * x.shape[2] / len(parts[0])
+        variance += column_variance(sketches[side], *parts) * x.shape[2] / len(parts[0])
     return math.sqrt(variance)
+
+
+def column_variance(sketch: CenteredSums, first: Tensor, second: Tensor) -> float:
+    """Of the sum of the influences of the columns of both folds, by the folds' signs."""
+    if sketch.gradient_width:
+        return float(first.var() + second.var()) * len(first)
+    return float((first - second).square().sum())
 
 
 def _data(sketch: CenteredSums, terms: HsicTerms) -> Tensor:

@@ -64,7 +64,7 @@ def hsic_terms(
     cross = torch.zeros(len(row_index), len(column_index), dtype=torch.float64, device=device)
     own, spread = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
     norms = torch.zeros(count, 2, dtype=torch.float64, device=device)
-    row_sums = {pair: torch.zeros(len(ones), dtype=torch.float64, device=device) for pair in pairs}
+    row_sums = {pair: torch.zeros_like(ones) for pair in pairs}
     with full_precision(device):
         grams = [sketch.grams(buckets) for sketch in sketches]
         both = any(first is not second for first, second in grams)
@@ -75,6 +75,7 @@ def hsic_terms(
         # Used by all blocks: to get as much memory anew for each would take longer than to fill it.
         size = count * min(ROWS_PER_BLOCK, len(ones)) * len(ones)
         buffers = [torch.empty(size, dtype=ones.dtype, device=device) for _ in sides]
+        products = torch.empty(size // count if row_sums else 0, dtype=ones.dtype, device=device)
         for start in range(0, len(ones), ROWS_PER_BLOCK):
             block = range(start, min(start + ROWS_PER_BLOCK, len(ones)))
             written = [
@@ -87,9 +88,9 @@ def hsic_terms(
                 cross += (_taken(second, row_index) @ _taken(first, column_index).T).double()
             own += torch.stack([torch.dot(a, b) for a, b in zip(first, second, strict=True)]).double()
             for (i, j), total in row_sums.items():
-                product = first[i] * second[j]
+                product = torch.mul(first[i], second[j], out=products[: first.shape[1]])
                 if both:
-                    product = product.addcmul_(second[i], first[j]).div_(2)
+                    product.addcmul_(second[i], first[j]).div_(2)
                 _add_row_sums(total, product.view(len(block), -1), block)
             if both and row_sums:
                 norms += torch.stack([torch.linalg.vector_norm(side, dim=1) for side in (first, second)], 1).square()
@@ -102,6 +103,7 @@ def hsic_terms(
     else:
         norms += own[:, None]
     diagonal, parts = (diagonals[0] + diagonals[-1]) / 2, torch.stack([side.parts for side in projections])
+    row_sums = {pair: total.double() for pair, total in row_sums.items()}
     return HsicTerms(cross, own, spread.sqrt(), diagonal, ones.dtype, row_sums, norms, parts, buckets)
 
 
@@ -126,9 +128,9 @@ def projected_grams(sketch: CenteredSums) -> tuple[list[Tensor], Tensor]:
 
 def _add_row_sums(total: Tensor, product: Tensor, rows: range) -> None:
     """Of a symmetric matrix (M, M), from rows of it from the diagonal on, what is beyond the diagonal block twice."""
-    beyond = product[:, len(rows) :]
-    total[rows.start : rows.stop] += product[:, : len(rows)].sum(1) + beyond.sum(1) / 2
-    total[rows.stop :] += beyond.sum(0) / 2
+    # Sums of whole rows and columns: those of the part beyond the block would take longer.
+    total[rows.start : rows.stop].add_(product.sum(1), alpha=0.5).add_(product[:, : len(rows)].sum(1), alpha=0.5)
+    total[rows.stop :].add_(product.sum(0)[len(rows) :], alpha=0.5)
 
 
 class _Projection:

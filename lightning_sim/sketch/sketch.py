@@ -112,7 +112,8 @@ class Sketch(CenteredSums):
         """`cka` or `nbs` with the standard error of its value, as :func:`lightning_sim.functional.estimate` has it.
 
         With more samples than buckets those take the place of samples, and the error contains the noise of the hashes;
-        with folds it contains their noise as well (see :func:`lightning_sim.sketch.alignments`).
+        with folds it contains their noise as well (see :func:`lightning_sim.sketch.alignments`). That of CKA takes less
+        than a tenth of a measurement of CKA and NBS, that of NBS more than NBS itself.
 
         Raises:
             ValueError: as for `cka`, and for another measure.

@@ -153,6 +153,13 @@ def test_no_value_is_by_chance() -> None:
     assert math.isnan(found.p_value)
 
 
+def test_gradients_are_left_alone_and_two_samples_have_no_spread() -> None:
+    x, y = (z.requires_grad_() for z in correlated_pair(20, 3, 2))
+    for measure in ("cka", "nbs", "rv", mutual_knn):
+        assert permutation_null(x, y, measure=measure).z > 0
+    assert math.isnan(permutation_null(x[:2], y[:2], measure="rv").z)
+
+
 def test_samples_that_rank_nothing_are_left_out() -> None:
     a, b = (z[::400].clone() for z in logits())
     expected = permutation_null(a[3:], b[3:], measure="rank_correlation")
