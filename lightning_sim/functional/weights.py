@@ -157,7 +157,7 @@ def chain_kernels(chain: Sequence[Tensor], *, center: bool = True) -> ChainKerne
 def chain_alignment(chain: Sequence[Tensor], others: ChainKernels, *, center: bool = True) -> Tensor:
     """wCKA (layers, layers of the other) of all prefixes of a checked chain with those of another, in float64."""
     dtype = _dtype(chain)
-    rows = []
+    rows: list[Tensor] = []
     with full_precision(chain[0].device):
         basis = _basis(_first(chain, center=center).to(dtype))
         turn = _turn(basis, others.basis)
@@ -168,13 +168,14 @@ def chain_alignment(chain: Sequence[Tensor], others: ChainKernels, *, center: bo
             kernels = own if turn is None else torch.stack([_packed(turn @ product) for product in block])
             parts = zip(*(torch.split(side, _ENTRIES, dim=1) for side in (kernels, others.kernels)), strict=True)
             rows.append(torch.stack([widen(mine @ theirs.T) for mine, theirs in parts]).sum(0) / norms[:, None])
-    matrix = torch.cat(rows)
-    return matrix.clamp_max(1)
+    matrix: Tensor = torch.cat(rows).clamp_max(1)
+    return matrix
 
 
 def _norm(kernel: Tensor) -> Tensor:
     # The sum of as many squares would lose digits in float32.
-    return torch.linalg.vector_norm(kernel, dtype=widen(kernel[:0]).dtype)
+    norm: Tensor = torch.linalg.vector_norm(kernel, dtype=widen(kernel[:0]).dtype)
+    return norm
 
 
 def _dtype(weights: Sequence[Tensor]) -> torch.dtype:
