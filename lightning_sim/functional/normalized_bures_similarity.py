@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_sim._centering import center_columns, unit_scale
 from lightning_sim._checks import check_pair, warn_if_constant
+from lightning_sim.functional.nuclear_norm import nuclear_norm, nuclear_norm_and_polar_factor
 
 __all__ = ["normalized_bures_similarity"]
 
@@ -67,15 +68,16 @@ def bures_ratio(a: Tensor, b: Tensor) -> Tensor:
 
 def nuclear_norm_of_product(a: Tensor, b: Tensor) -> Tensor:
     """||a' b||_* of (n, p1) and (n, p2)."""
-    with torch.no_grad():
-        (basis_a, core_a), (basis_b, core_b) = _reduce(a), _reduce(b)
-        u, _, vt = torch.linalg.svd(core_a.T @ core_b, full_matrices=False)
-        u = u if basis_a is None else basis_a @ u
-        v = vt.T if basis_b is None else basis_b @ vt.T
+    (basis_a, core_a), (basis_b, core_b) = _reduce(a.detach()), _reduce(b.detach())
+    core = core_a.T @ core_b
+    if not (a.requires_grad or b.requires_grad):
+        return nuclear_norm(core)
+    polar = nuclear_norm_and_polar_factor(core)[1]
+    a, b = (z if basis is None else z @ basis for z, basis in ((a, basis_a), (b, basis_b)))
     # The nuclear norm is the largest <a u, b v> over orthonormal u, v: at the maximum they count as constants
     # for the first derivative, which spares the derivatives of QR and SVD that are infinite on rank-deficient
     # data.
-    norm: Tensor = ((a @ u) * (b @ v)).sum()
+    norm: Tensor = ((a @ polar) * b).sum()
     return norm
 
 

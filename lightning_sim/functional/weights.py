@@ -5,14 +5,27 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from lightning_sim._centering import center_columns, undefined, unit_scale, widen
 from lightning_sim._checks import check_flag, check_matrix
+from lightning_sim._precision import full_precision
 
-__all__ = ["weight_centered_kernel_alignment"]
+__all__ = [
+    "ChainKernels",
+    "chain_alignment",
+    "chain_kernels",
+    "check_chain",
+    "weight_centered_kernel_alignment",
+]
+
+_ROWS = 128  # of a kernel, and
+_LAYERS = 8  # of a chain that are computed together, and
+_ENTRIES = 1 << 12  # of kernels over which float32 is summed up
 
 # Where torch defines what may stand between linear layers: nothing that mixes coordinates, nothing with
 # weights. Modules that do not come from torch are taken for activations when they hold no parameters.
@@ -39,8 +52,9 @@ def weight_centered_kernel_alignment(
     coordinates. It is a biased CKA: between unrelated networks it falls as d_0 grows over the width (whole
     chains of random networks of width 32: about 0.04 at d_0 = 64 and 0.003 at 784).
 
-    Cost: O(d_0 d_i d_i+1) for every layer and O(d_0 d_i d_j) for every pair of layers, in float64 where the
-    device has it; memory O(d_0 sum of widths).
+    Cost: with r = min(d_0, d_1), O(d_0 r^2) once, O(r d_i (d_i+1 + r)) for every layer and O(r^2) for every pair of
+    layers, in float64 where the device has it: the columns of all products lie in the span of those of the first
+    weight. Memory O(r^2) for every layer of b, in the dtype of its weights.
 
     Args:
         weights_a: weights of one network in the order of its layers, input-major (a layer computes x @ W;
@@ -51,8 +65,8 @@ def weight_centered_kernel_alignment(
         center: centre the columns of the products over the input coordinates.
 
     Returns:
-        A matrix in the widest of float32 and the weights' dtypes, differentiable; NaN, with a warning that
-        names the first such layer, for prefixes without variance over the input coordinates.
+        A matrix in the widest of float32 and the weights' dtypes, differentiable once; NaN, with a warning
+            that names the first such layer, for prefixes without variance over the input coordinates.
 
     Raises:
         ValueError: for weights that are not finite floating-point matrices, that do not follow on each other,
@@ -70,46 +84,153 @@ def weight_centered_kernel_alignment(
         torch.Size([2, 1])
     """
     check_flag(center, "center")
-    chain_a, chain_b = _chain(weights_a, "weights_a"), _chain(weights_b, "weights_b")
+    chain_a, chain_b = check_chain(weights_a, "weights_a"), check_chain(weights_b, "weights_b")
     if len(chain_a[0]) != len(chain_b[0]):
         raise ValueError(
             "`weights_a` and `weights_b` must take inputs of the same width, got first weights of shapes "
             f"{tuple(chain_a[0].shape)} and {tuple(chain_b[0].shape)} (input-major)"
         )
-    products_a, products_b = (_cumulative_products(chain, center=center) for chain in (chain_a, chain_b))
-    for name, products in (("weights_a", products_a), ("weights_b", products_b)):
-        dead = [layer for layer, product in enumerate(products) if not bool(product.any())]
-        if dead:
-            undefined(f"the product of `{name}` up to [{dead[0]}] has no variance over inputs", products[0])
-    cross = torch.stack([torch.stack([_squared_norm(p, q) for q in products_b]) for p in products_a])
-    norms_a, norms_b = (
-        torch.stack([_squared_norm(p, p) for p in products]).sqrt() for products in (products_a, products_b)
-    )
-    dtype = functools.reduce(torch.promote_types, (weight.dtype for weight in (*chain_a, *chain_b)))
-    return (cross / norms_a[:, None] / norms_b).clamp_max(1).to(dtype)
+    matrix: Tensor
+    matrix, dead_b = _Alignment.apply(center, len(chain_a), *chain_a, *chain_b)  # type: ignore[no-untyped-call]
+    for name, dead in (("weights_a", matrix[:, ~dead_b].isnan().any(1)), ("weights_b", dead_b)):
+        if bool(dead.any()):
+            undefined(f"the product of `{name}` up to [{int(dead.int().argmax())}] has no variance over inputs", matrix)
+    return matrix.to(_dtype([*chain_a, *chain_b]))
 
 
-def _cumulative_products(weights: Sequence[Tensor], *, center: bool) -> list[Tensor]:
-    """W_1, W_1 W_2, ... (d_0, d_i) up to scale, columns centred if asked; zero where rounding is left."""
+class _Alignment(torch.autograd.Function):
+    """The value from kernels of each side in its own coordinates; its derivative, when asked for, in those of both."""
+
+    @staticmethod
+    def forward(ctx: Any, center: bool, depth: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.center, ctx.depth = center, depth
+        ctx.save_for_backward(*weights)
+        chain_a, chain_b = weights[:depth], weights[depth:]
+        others = chain_kernels(chain_b, center=center)
+        dead_b = others.kernels[:, 0].isnan()
+        ctx.mark_non_differentiable(dead_b)
+        return chain_alignment(chain_a, others, center=center), dead_b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            weights = [weight.detach().requires_grad_() for weight in ctx.saved_tensors]
+            chains = weights[: ctx.depth], weights[ctx.depth :]
+            # What a derivative adds to one side lies in the span of both.
+            basis = _basis(torch.cat([_first(chain, center=ctx.center) for chain in chains], dim=1))
+            kernels = [
+                [_packed(product) for product in _products(chain, center=ctx.center, basis=basis)] for chain in chains
+            ]
+            a, b = (torch.stack([kernel / _norm(kernel) for kernel in side]) for side in kernels)
+            value = (a @ b.T).clamp_max(1)
+        return None, None, *torch.autograd.grad(value, weights, gradient)
+
+
+class ChainKernels(NamedTuple):
+    r"""What of a chain another is compared with: the kernels $P_l P_l^T$, in coordinates in which they are small.
+
+    Attributes:
+        basis: (d_0, r), orthonormal, of the columns of the first weight; None for the coordinates of the inputs, where
+            there are no more of them than columns.
+        kernels: (layers, entries), of norm 1, as `_packed`; NaN for a product without variance.
+    """
+
+    basis: Tensor | None
+    kernels: Tensor
+
+
+def chain_kernels(chain: Sequence[Tensor], *, center: bool = True) -> ChainKernels:
+    """The kernels of all prefixes of a checked chain, in the dtype of its weights."""
+    dtype = _dtype(chain)
+    with full_precision(chain[0].device):
+        basis = _basis(_first(chain, center=center).to(dtype))
+        kernels = torch.empty(0)
+        for layer, product in enumerate(_products(chain, center=center, basis=basis)):
+            kernel = _packed(product.to(dtype))
+            if layer == 0:
+                kernels = kernel.new_empty(len(chain), len(kernel))  # filled in place: they may be many
+            torch.div(kernel, _norm(kernel).to(dtype), out=kernels[layer])
+    return ChainKernels(basis, kernels)
+
+
+def chain_alignment(chain: Sequence[Tensor], others: ChainKernels, *, center: bool = True) -> Tensor:
+    """wCKA (layers, layers of the other) of all prefixes of a checked chain with those of another, in float64."""
+    dtype = _dtype(chain)
+    rows: list[Tensor] = []
+    with full_precision(chain[0].device):
+        basis = _basis(_first(chain, center=center).to(dtype))
+        turn = _turn(basis, others.basis)
+        products = (product.to(dtype) for product in _products(chain, center=center, basis=basis))
+        while block := list(itertools.islice(products, _LAYERS)):
+            own = torch.stack([_packed(product) for product in block])
+            norms = torch.stack([_norm(kernel) for kernel in own])
+            kernels = own if turn is None else torch.stack([_packed(turn @ product) for product in block])
+            parts = zip(*(torch.split(side, _ENTRIES, dim=1) for side in (kernels, others.kernels)), strict=True)
+            rows.append(torch.stack([widen(mine @ theirs.T) for mine, theirs in parts]).sum(0) / norms[:, None])
+    matrix: Tensor = torch.cat(rows).clamp_max(1)
+    return matrix
+
+
+def _norm(kernel: Tensor) -> Tensor:
+    # The sum of as many squares would lose digits in float32.
+    norm: Tensor = torch.linalg.vector_norm(kernel, dtype=widen(kernel[:0]).dtype)
+    return norm
+
+
+def _dtype(weights: Sequence[Tensor]) -> torch.dtype:
+    return functools.reduce(torch.promote_types, (weight.dtype for weight in weights))
+
+
+def _first(chain: Sequence[Tensor], *, center: bool) -> Tensor:
     # Centring the rows commutes with a product from the right.
-    products = [unit_scale(center_columns(weights[0]) if center else widen(weights[0]))]
-    for weight in weights[1:]:
-        last, factor = products[-1], widen(weight)
-        product = last @ factor
-        magnitude = last.detach().abs() @ factor.detach().abs()
+    return unit_scale(center_columns(chain[0]) if center else widen(chain[0]))
+
+
+@torch.no_grad()
+def _basis(columns: Tensor) -> Tensor | None:
+    """An orthonormal basis of the columns (d, i); None for that of the rows, where there are not more of these."""
+    return torch.linalg.qr(columns).Q if columns.shape[1] < len(columns) else None
+
+
+def _turn(basis: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """From coordinates of one basis to those of the other; None where both are those of the inputs."""
+    if basis is None or other is None:
+        return basis if other is None else other.T
+    return other.to(basis).T @ basis
+
+
+def _products(chain: Sequence[Tensor], *, center: bool, basis: Tensor | None) -> Iterator[Tensor]:
+    """W_1, W_1 W_2, ... (r, d_i) in a basis, up to scale, columns centred if asked; zero where rounding is left."""
+    product = _first(chain, center=center)
+    product = product if basis is None else basis.to(product).T @ product
+    sizes = product.detach().square().sum(0).sqrt()
+    yield product
+    for weight in chain[1:]:
+        factor = widen(weight)
+        product = product @ factor
         # Of the product, and of the weights as they were given, which errs by half an eps of each at most.
-        rounding = (torch.finfo(product.dtype).eps * len(factor) + torch.finfo(weight.dtype).eps) * magnitude
-        products.append(unit_scale(product.masked_fill(product.detach().abs() <= rounding, 0)))
-    return products
+        rounding = torch.finfo(product.dtype).eps * len(factor) + torch.finfo(weight.dtype).eps
+        bounds, sizes = rounding * (sizes @ factor.detach().abs()), product.detach().square().sum(0).sqrt()
+        if bool((lost := sizes <= bounds).any()):
+            product = product.masked_fill(lost, 0)
+        scale = product.detach().abs().amax()
+        scale = torch.where(scale > 0, scale, 1.0)
+        product, sizes = product / scale, sizes.masked_fill(lost, 0) / scale
+        yield product
 
 
-def _squared_norm(p: Tensor, q: Tensor) -> Tensor:
-    """||p' q||_F^2 of (d, i) and (d, j), by the cheaper of the two sides."""
-    d, i, j = *p.shape, q.shape[1]
-    return (p.T @ q).square().sum() if i * j <= d * (i + j) else ((p @ p.T) * (q @ q.T)).sum()
+def _packed(product: Tensor) -> Tensor:
+    """P P' of (r, d) as a vector: rows from the diagonal on, so scaled that inner products count both triangles."""
+    strips = []
+    for start in range(0, len(product), _ROWS):
+        strip = product[start : start + _ROWS] @ product[start:].T
+        strip[:, _ROWS:] *= 2**0.5
+        strips.append(strip.flatten())
+    return torch.cat(strips)
 
 
-def _chain(weights: Sequence[Tensor] | nn.Module, name: str) -> list[Tensor]:
+def check_chain(weights: Sequence[Tensor] | nn.Module, name: str) -> list[Tensor]:
     """The input-major weights of one network, after checks."""
     if isinstance(weights, nn.Module):
         weights = list(_linear_weights(weights, name))

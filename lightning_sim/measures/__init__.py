@@ -3,6 +3,7 @@
 from lightning_sim.measures.layers import LayerFunction, LayerMeasure
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.measures.outputs import OutputFunction
+from lightning_sim.measures.sketches import NormalizedBuresSimilarityOfLayers
 from lightning_sim.measures.stitching import Stitching
 from lightning_sim.measures.table import DEFAULT_MEASURES, MEASURES, OneMeasure, as_measures
 from lightning_sim.record import Key, Scale, SimilarityMatrix
@@ -14,6 +15,7 @@ __all__ = [
     "LayerFunction",
     "LayerMeasure",
     "Measure",
+    "NormalizedBuresSimilarityOfLayers",
     "OneMeasure",
     "OutputFunction",
     "Pairs",

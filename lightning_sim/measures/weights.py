@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from lightning_sim.functional import weight_centered_kernel_alignment
+from lightning_sim.functional.weights import ChainKernels, chain_alignment, chain_kernels, check_chain
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.probe.chain import chain_weights
 from lightning_sim.probe.layers import named_layers
@@ -54,22 +54,27 @@ class WeightAlignment(Measure):
         return [Key(self.name, "weights", layer) for layer in self._pairs(pairs)]
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
-        """The weights of the chain."""
-        return chain_weights(side.live, self._their_chain if side.is_reference else self._chain, side.weights)
+        """The kernels of the chain, and their basis where there is one."""
+        kept = chain_kernels(self._weights(side))._asdict()
+        return {name: value for name, value in kept.items() if value is not None}
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """Pairs of layers, and the matrix."""
-        found = Values()
-        chosen, chains = self._pairs(pairs), (mine.kept(self), theirs.kept(self))
-        whole = weight_centered_kernel_alignment(*(list(chain.values()) for chain in chains)).float().numpy()
+        found, chosen, kept = Values(), self._pairs(pairs), theirs.kept(self)
+        others = ChainKernels(kept.get("basis"), kept["kernels"])
+        whole = chain_alignment(self._weights(mine), others).float().numpy()
         rows, columns = list(chosen), list(dict.fromkeys(chosen.values()))
-        places = [list(chains[0]).index(layer) for layer in rows], [list(chains[1]).index(layer) for layer in columns]
+        places = [self._chain.index(layer) for layer in rows], [self._their_chain.index(layer) for layer in columns]
         values = whole[np.ix_(*places)]
         for row, (layer, counterpart) in enumerate(chosen.items()):
             value = float(values[row, columns.index(counterpart)])
             found.add(Key(self.name, "weights", layer), value, "has weights without variance over the inputs")
         found.matrices.append(SimilarityMatrix(self.name, "weights", tuple(rows), tuple(columns), values))
         return found
+
+    def _weights(self, side: Side) -> list[Tensor]:
+        chain = self._their_chain if side.is_reference else self._chain
+        return check_chain(list(chain_weights(side.live, chain, side.weights).values()), "weights")
 
     def _pairs(self, pairs: Pairs) -> dict[str, str]:
         """Of the chosen pairs of layers those of the chains."""

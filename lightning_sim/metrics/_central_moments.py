@@ -12,6 +12,7 @@ from lightning_sim._centering import undefined
 from lightning_sim._checks import check_pair
 from lightning_sim.functional.centered_kernel_alignment import alignment
 from lightning_sim.functional.hsic import Estimator, HsicTerms, covariance_rounding, minimum_rows, sums_of_hsic_1
+from lightning_sim.functional.nuclear_norm import nuclear_norm
 from lightning_sim.metrics._pair_metric import State
 
 __all__ = ["CentralMoments"]
@@ -105,8 +106,7 @@ class CentralMoments:
         """Normalised Bures similarity; NaN with a warning where it is undefined."""
         if self._warned(state, minimum=2):
             return torch.full_like(state["count"], torch.nan)
-        nuclear_norm = torch.linalg.svdvals(self._covariance(state, 0, 1)).sum()
-        value: Tensor = nuclear_norm / self._norms(state).sqrt().prod()
+        value = nuclear_norm(self._covariance(state, 0, 1)) / self._norms(state).sqrt().prod()
         return value.clamp_max(1)
 
     def canonical_correlations(self, state: State) -> tuple[Tensor, int] | None:

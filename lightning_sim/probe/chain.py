@@ -77,7 +77,7 @@ def find_chain(network: nn.Module, batch: Any, forward: Callable[[nn.Module, Any
 def chain_weights(
     network: nn.Module, chain: Sequence[str], weights: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Linear layers -> copies of their input-major weights (d_in, d_out) on the CPU.
+    """Linear layers -> their input-major weights (d_in, d_out) on the CPU, where they are there already as views.
 
     Args:
         network: that has the layers.
@@ -87,7 +87,7 @@ def chain_weights(
     found = {plain_name(name): (name, module) for name, module in network.named_modules() if name}
     given = weights or {}
     return {
-        layer: given.get(f"{name}.weight", module.weight).detach().T.to("cpu", copy=True)
+        layer: given.get(f"{name}.weight", module.weight).detach().T.cpu()
         for layer in chain
         for name, module in [found[layer]]
     }

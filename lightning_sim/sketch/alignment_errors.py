@@ -13,7 +13,7 @@ from lightning_sim.functional.estimate import alignment_influences
 from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.hsic import HsicTerms, projected_grams
 from lightning_sim.sketch.kernels import positive_factor
-from lightning_sim.sketch.precision import full_precision
+from lightning_sim._precision import full_precision
 
 __all__ = ["Alignments", "alignment_null", "chance_deviations", "column_variance", "fold_error", "influences_of"]
 

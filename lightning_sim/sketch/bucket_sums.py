@@ -57,6 +57,7 @@ class BucketSums:
         self._constant: tuple[Tensor | None] | None = None  # columns, if there are any
         self._occupied: Tensor | None = None
         self._kept: tuple[Tensor | None, tuple[Gram, Gram]] | None = None
+        self.kept_cores: tuple[tuple[Any, ...], list[Tensor]] | None = None  #: for NBS, and of what they were made
 
     def __repr__(self) -> str:
         return (
@@ -86,7 +87,7 @@ class BucketSums:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self._known_problem = self.known_cka_problem = self._kept = self._constant = None
+        self._known_problem = self.known_cka_problem = self._kept = self._constant = self.kept_cores = None
         if isinstance(sample_ids, Tensor):
             sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():

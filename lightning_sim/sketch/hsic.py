@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_sim._precision import full_precision
 from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, gram_dtype
-from lightning_sim.sketch.precision import full_precision
 
 __all__ = ["STANDARD_ERRORS", "HsicTerms", "fold_noise", "hsic_terms", "occupied_by", "projected_grams", "self_problem"]
 

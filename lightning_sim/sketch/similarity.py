@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_sim._checks import check_choice
+from lightning_sim._precision import full_precision
 from lightning_sim.functional.estimate import standard_error
+from lightning_sim.functional.nuclear_norm import nuclear_norm
 from lightning_sim.sketch.alignment_errors import Alignments, chance_deviations, fold_error, influences_of
 from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.hsic import STANDARD_ERRORS, fold_noise, hsic_terms, occupied_by, self_problem
@@ -17,6 +19,7 @@ from lightning_sim.sketch.kernels import positive_factor
 __all__ = ["alignments", "centered_kernel_alignment_matrix", "normalized_bures_similarity"]
 
 _ROUNDING = 1e-3  # outside of the range by less is rounding
+_EXTRAPOLATION = 2.0, -0.5, -0.5  # of both folds together and of each, to infinitely many columns
 
 
 def centered_kernel_alignment_matrix(
@@ -133,10 +136,10 @@ def alignments(
 def normalized_bures_similarity(a: CenteredSums, b: CenteredSums) -> Tensor:
     r"""NBS of two sketches, :math:`\|X'Y\|_* / (\|X\|_F \|Y\|_F)` of the sketched, centred data.
 
-    The nuclear norm is the sum of the singular values of the c1 x c2 cross-product, in float64. Folding lowers it by
-    an amount close to proportional to 1 / columns; with two half folds, the value of both together minus the mean
-    deficit of each alone removes that term: ``2 NBS([X_1 X_2]) - mean_h NBS(X_h)``. Where nothing was folded this is
-    the exact value.
+    Where nothing was folded this is the exact value, from the singular values of the c1 x c2 cross-product in float64.
+    Folding lowers it by an amount close to proportional to 1 / columns; with two half folds, the value of both
+    together minus the mean deficit of each alone removes that term: ``2 NBS([X_1 X_2]) - mean_h NBS(X_h)`` (one of them
+    alone leaves up to twice the noise). These are computed in the precision of the sketch.
 
     Cost: O(M k^2 + k^3).
 
@@ -151,27 +154,41 @@ def normalized_bures_similarity(a: CenteredSums, b: CenteredSums) -> Tensor:
         return torch.full((), torch.nan, dtype=a.dtype, device=a.device)
     b = b.on(a.device)
     buckets = occupied_by([a, b])
-    x, y = _data(a), _data(b)
-    if buckets is not None:
-        x, y = x[:, buckets], y[:, buckets]
-    num_folds = max(len(x), len(y))
-    value = _bures_ratio(torch.cat(list(x), dim=1), torch.cat(list(y), dim=1))
-    if num_folds > 1:
-        halves = [_bures_ratio(x[index % len(x)], y[index % len(y)]) for index in range(num_folds)]
-        value = 2 * value - torch.stack(halves).mean()
-    return value.clamp(0, 1).to(a.dtype)
+    weights = _EXTRAPOLATION if a.is_folded or b.is_folded else (1.0,)
+    dtype = a.dtype if len(weights) > 1 else torch.float64
+    with full_precision(a.device):
+        cores = zip(*(_cores(sketch, buckets, dtype, len(weights)) for sketch in (a, b)), strict=True)
+        values = [weight * nuclear_norm(x.T @ y).double() for weight, (x, y) in zip(weights, cores, strict=True)]
+    return torch.stack(values).sum().clamp(0, 1).to(a.dtype)
 
 
-def _data(sketch: CenteredSums) -> Tensor:
-    """(folds, M, c) in float64 whose Grams are those of the sketch."""
+def _cores(sketch: CenteredSums, buckets: Tensor | None, dtype: torch.dtype, count: int) -> list[Tensor]:
+    """Data (M, c <= M) of norm 1, whose Grams are those of the sketch, kept where they cost a decomposition."""
+    if sketch.kept_cores is not None:
+        (before, *how), kept = sketch.kept_cores
+        same = before is None and buckets is None
+        if before is not None and buckets is not None:
+            same = torch.equal(before, buckets)
+        if same and how == [dtype, count]:
+            return kept
+    cores, decomposed = [], sketch.keeps_factors
+    for data in _levels(sketch, buckets, dtype):
+        norm = torch.linalg.vector_norm(data, dtype=torch.float64).to(dtype)
+        # The cross-product has at most as many singular values as there are rows; a triangle gives them as well.
+        wide = data.shape[1] > len(data)
+        cores.append((torch.linalg.qr(data.T, mode="r").R.T if wide else data) / norm)
+        decomposed |= wide
+    cores *= count // len(cores)  # without folds they are all the same
+    if sketch.keep_grams and decomposed:
+        sketch.kept_cores = (buckets, dtype, count), cores
+    return cores
+
+
+def _levels(sketch: CenteredSums, buckets: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
+    """The data of both folds side by side, and of each alone; without folds the data."""
     if sketch.keeps_factors:
-        return positive_factor(sketch.kernel())[None]
-    return sketch.centered()[0].double()
-
-
-def _bures_ratio(x: Tensor, y: Tensor) -> Tensor:
-    """NBS of centred data (M, c1) and (M, c2)."""
-    # X'Y has at most as many singular values as there are rows; triangular factors give them from a smaller core.
-    x, y = (torch.linalg.qr(z.T, mode="r").R.T if z.shape[1] > z.shape[0] else z for z in (x, y))
-    ratio: Tensor = torch.linalg.svdvals(x.T @ y).sum() / (torch.linalg.vector_norm(x) * torch.linalg.vector_norm(y))
-    return ratio
+        data = positive_factor(sketch.kernel()).to(dtype)[None]
+    else:
+        data = sketch.centered()[0].to(dtype) / sketch.scale
+    data = data if buckets is None else data[:, buckets]
+    return [torch.cat(list(data), dim=1), *data] if len(data) > 1 else [data[0]]

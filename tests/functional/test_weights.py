@@ -3,15 +3,18 @@ from __future__ import annotations
 import copy
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_sim.functional import centered_kernel_alignment, weight_centered_kernel_alignment
 from tests.functional.representations import HALF_CASES
 from tests.functional.test_centered_kernel_alignment import cka_by_definition
 from tests.golden import Golden, reference_rows
+from tests.metrics import definitions
 
 GOLDEN = reference_rows("wcka")
 
@@ -233,3 +236,30 @@ def test_adjacent_late_epochs_of_a_training_are_alike() -> None:
                 values.append(weight_centered_kernel_alignment(network, former)[-1, -1].item())
             former = copy.deepcopy(network)
     assert sum(values) / len(values) > 0.98
+
+
+@pytest.mark.parametrize("inputs", [300, 40, 10])
+def test_all_pairs_cost_little_more_than_the_layers(inputs: int) -> None:
+    def flops(depth: int) -> int:
+        a, b = chain(inputs, *[40] * depth), chain(inputs, *[40] * depth, seed=1)
+        with FlopCounterMode(display=False) as counter:
+            weight_centered_kernel_alignment(a, b)
+        return counter.get_total_flops()
+
+    assert flops(24) < 2.5 * flops(12)
+
+
+@pytest.mark.parametrize("widths", [((90, *[20] * 30), (90, *[24] * 30)), ((12, *[20] * 30), (12, 9, *[24] * 29))])
+def test_float32_of_deep_chains(widths: tuple[tuple[int, ...], ...]) -> None:
+    a, b = (chain(*of_one, seed=seed) for seed, of_one in enumerate(widths))
+    a, b = ([weight.float() for weight in weights] for weights in (a, b))
+    expected = definitions.wcka(*([weight.double().numpy() for weight in weights] for weights in (a, b)))
+    value = weight_centered_kernel_alignment(a, b)
+    np.testing.assert_allclose(value, expected, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(weight_centered_kernel_alignment(a, b), value)
+
+
+def test_gradients_behind_many_inputs() -> None:
+    parameters = [w.requires_grad_() for w in (*chain(12, 3, 2), *chain(12, 4, seed=1))]
+    assert torch.autograd.gradcheck(lambda *w: weight_centered_kernel_alignment(w[:2], w[2:]), parameters)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_sim.sketch.precision import full_precision
+from lightning_sim._precision import full_precision
 from tests.sketch import exact
 from tests.sketch.data import related, sketched
 
