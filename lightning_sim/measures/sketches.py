@@ -153,8 +153,7 @@ class NormalizedBuresSimilarityOfLayers(_OfSketches):
     """NBS: :meth:`lightning_sim.Sketch.nbs`.
 
     Args:
-        standard_errors: whether values get them. Singular vectors take two to three times as long as the singular values
-            of NBS alone.
+        standard_errors: whether values get them. They need singular vectors, which take two to three times as long.
     """
 
     name = "nbs"

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lightning_sim._precision import full_precision
 from lightning_sim.functional.chance import Null, alignment_skewness, kernel_cubes, null_of
 from lightning_sim.functional.estimate import alignment_influences
 from lightning_sim.sketch.centered_sums import CenteredSums
 from lightning_sim.sketch.hsic import HsicTerms, projected_grams
 from lightning_sim.sketch.kernels import positive_factor
-from lightning_sim._precision import full_precision
 
 __all__ = ["Alignments", "alignment_null", "chance_deviations", "column_variance", "fold_error", "influences_of"]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_sim import SimilarityEngine, compare_networks
 from lightning_sim.functional import carriers, estimate, permutation_null
-from lightning_sim.measures import NormalizedBuresSimilarityOfLayers as NBS
+from lightning_sim.measures import NormalizedBuresSimilarityOfLayers
 from lightning_sim.record import Key, read_history
 
 SAMPLES = torch.randn(200, 12, generator=torch.Generator().manual_seed(5))
@@ -29,7 +29,7 @@ def of_null(null):
 
 def test_of_layers():
     first, second = networks()
-    history = compare_networks(first, second, SAMPLES, measures=("cka", NBS(standard_errors=True)), progress=False)
+    history = compare_networks(first, second, SAMPLES, measures=("cka", NormalizedBuresSimilarityOfLayers(standard_errors=True)), progress=False)
     with torch.no_grad():
         x, y = first[0](SAMPLES), second[0](SAMPLES)
     key = Key("cka", "features", "0")
