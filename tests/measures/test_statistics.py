@@ -29,7 +29,8 @@ def of_null(null):
 
 def test_of_layers():
     first, second = networks()
-    history = compare_networks(first, second, SAMPLES, measures=("cka", NormalizedBuresSimilarityOfLayers(standard_errors=True)), progress=False)
+    measures = ("cka", NormalizedBuresSimilarityOfLayers(standard_errors=True))
+    history = compare_networks(first, second, SAMPLES, measures=measures, progress=False)
     with torch.no_grad():
         x, y = first[0](SAMPLES), second[0](SAMPLES)
     key = Key("cka", "features", "0")
