@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sim.demo import digits_loader
+from lightning_sim.stitching import StitchingSums
 from lightning_sim.stitching.study import StitchingStudy, profile_figure
 
 SMALL = ((1, 8, 3, 1), (8, 8, 3, 1), (8, 16, 3, 1), (16, 16, 1, 1))  # channels in and out, width and stride
@@ -154,12 +155,14 @@ def main() -> None:
         front, back = (trained_on_digits(seed, given.epochs) for seed in (0, 1))
         fit, test = digits_loader("training"), digits_loader("held-out")
     untrained = Network(TINY10 if given.networks else SMALL).eval()
-    layers = range(1, front.depth + 1)
-    studies, controls = (
-        {layer: StitchingStudy(network, f"bn{layer}", back, f"bn{layer}", fit, test) for layer in layers}
-        for network in (front, untrained)
-    )
-    print("layers after batch norm, before ReLU:", *layers)
+    names = {f"bn{layer}": f"bn{layer}" for layer in range(1, front.depth + 1)}
+    studies, controls = {}, {}
+    for network, found in ((front, studies), (untrained, controls)):
+        sums = StitchingSums(network, back, names)
+        sums.add(fit)
+        for layer, name in enumerate(names, 1):
+            found[layer] = StitchingStudy(network, name, back, name, fit, test, sums=sums)
+    print("layers after batch norm, before ReLU:", *studies)
     matching(studies, controls, given.out)
     profiles(studies[3], [1, 2, 4, 8, 16], given.out)
     print("Figure 5 is not reproduced: on networks like these, CKA below 0.7 has cost accuracy.")

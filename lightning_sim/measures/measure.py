@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +147,13 @@ class Measure:
         Called once for the reference. Checkpoints hold it where the reference could not be made again.
         """
         return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it found once and for all, for checkpoints: primitives and tensors, by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, empty if nothing, when a training is resumed, after `refuse`."""
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """The values of this moment. What it raises is reported, and makes only this measure's values NaN."""
