@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from lightning_sim.probe.targets import find_targets
 from lightning_sim.stitching.network import Stitched
 
 __all__ = ["Scores", "logits_of", "score_stitched", "tally"]
+
+logits_of = partial(require_logits, what_needs="stitching needs")
 
 
 class Scores(NamedTuple):
@@ -88,12 +91,3 @@ def score_stitched(stitched: Stitched, batches: Iterable[Any]) -> Scores:
     if total is None:
         raise ValueError("`batches` must hold at least one batch, got none")
     return Scores.of(total)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits (samples, classes) in a network's output.
-
-    Raises:
-        ValueError: where there are none.
-    """
-    return require_logits(output, "stitching needs")
