@@ -141,8 +141,8 @@ def unlike(study: StitchingStudy, batches: DataLoader, weights: list[float]) -> 
     for weight in weights:
         stitched = study.stitched(study.train(study.map(), cka=weight))
         with torch.no_grad():
-            sides = [(stitched.with_features(batch)[1], stitched.of_the_back(batch)[1]) for batch in batches]
-        similar = [centered_kernel_alignment(*(side.flatten(1) for side in pair)) for pair in sides]
+            sides = ((stitched.with_features(batch)[1], stitched.of_the_back(batch)[1]) for batch in batches)
+            similar = [centered_kernel_alignment(*(side.flatten(1) for side in pair)) for pair in sides]
         found[weight] = float(torch.stack(similar).mean()), study.score(stitched.stitch).scores.relative
     numbers(f"CKA against weights {weights}", {weight: cka for weight, (cka, _) in found.items()})
     numbers("its relative accuracy", {weight: relative for weight, (_, relative) in found.items()})

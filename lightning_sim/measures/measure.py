@@ -66,6 +66,12 @@ class Side:
             raise ValueError("sketches hold neither the parameters of the reference nor their Fisher information")
         return self.network
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, copied to the CPU; the same on every rank."""
+        given = self.runner.weights_of_all_ranks(self.live, self.weights)
+        own = (*self.live.named_parameters(), *self.live.named_buffers())
+        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
+
     def kept(self, measure: Measure) -> Mapping[str, Tensor]:
         """What `Measure.keep` gives for this network, made once."""
         held = self.snapshot.kept

@@ -141,12 +141,7 @@ class Stitching(Measure):
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
         """Parameters and buffers, where the reference is another state of the network."""
-        network = side.network
-        if network is None or not self._own:
-            return {}
-        given = side.runner.weights_of_all_ranks(network, side.weights)
-        own = (*network.named_parameters(), *network.named_buffers())
-        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
+        return side.tensors() if self._own else {}
 
     def state_dict(self) -> dict[str, Any]:
         """The controls, and of which maps."""
