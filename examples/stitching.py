@@ -119,7 +119,7 @@ def matching(studies: dict[int, StitchingStudy], controls: dict[int, StitchingSt
 
 
 def profiles(study: StitchingStudy, ranks: list[int], out: Path) -> None:
-    """Figures 7 and 8: accuracy over the rank and over the sparsity, and between two stitches from random starts."""
+    """Figures 7 and 8: accuracy over the rank and over the sparsity."""
     low = study.low_rank_profile(ranks)
     curves = {name: {rank: at.scores.relative for rank, at in of.items()} for name, of in low.items()}
     for name, of in curves.items():
@@ -131,8 +131,6 @@ def profiles(study: StitchingStudy, ranks: list[int], out: Path) -> None:
         numbers(f"sparsity, {name}", dict(enumerate(of)))
         numbers(f"its relative accuracy, {name}", of)
     profile_figure("Figure 8: sparse, layer 3", curves, ("sparsity", "relative accuracy")).savefig(out / "figure_8.png")
-    line = study.mode_connectivity(3, learning_rate=0.03)
-    numbers("between two random starts", {share: at.scores.relative for share, at in line.items()})
 
 
 def unlike(study: StitchingStudy, batches: DataLoader, weights: list[float]) -> None:
@@ -180,6 +178,8 @@ def main() -> None:
     print("layers after batch norm, before ReLU:", *studies)
     matching(studies, controls, given.out)
     profiles(studies[3], [1, 2, 4, 8, 16], given.out)
+    line = studies[front.depth - 1].mode_connectivity(3, learning_rate=0.03)
+    numbers("between two from random starts", {share: at.scores.relative for share, at in line.items()})
     unlike(studies[3], test, [0.0, 1.0, 10.0])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F  # noqa: N812
 
 from lightning_sim._centering import for_sums
 from lightning_sim.functional import LinearMap
@@ -75,4 +76,5 @@ def explained(passed: Tensor, target: Tensor, means: Tensor, way: int) -> Tensor
     target = target.to(passed.dtype)  # half precision is never accumulated in
     channels = target.shape[1]
     mean = (means[-channels:] if way == 0 else means[:channels]).to(target).view(-1, *[1] * (target.ndim - 2))
-    return for_sums(torch.stack([(passed - target).square_().sum(), (target - mean).square_().sum()]))
+    sides = passed, mean.expand_as(target)
+    return for_sums(torch.stack([F.mse_loss(side, target, reduction="sum") for side in sides]))
