@@ -143,7 +143,7 @@ class Session:
         else:
             self._last = Snapshot(current.sketches)  # their memory is all that is used again
         found.numbers[Key("seconds")] = time.perf_counter() - started
-        return _measurement(epoch, step, found), found.problems
+        return found.measurement(epoch, step), found.problems
 
     def describe(self) -> dict[str, Any]:
         """The metadata of the record."""
@@ -292,10 +292,6 @@ class Session:
                     broken.setdefault(layer, f"holds NaN or infinite {representation}")
         if broken:
             raise ValueError(f"the reference cannot be compared with: {listing(broken)}")
-
-
-def _measurement(epoch: int, step: int, found: Values) -> Measurement:
-    return Measurement(epoch, step, found.numbers, tuple(found.matrices), found.statistics, found.notes)
 
 
 def _packages() -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.record.key import Key
-from lightning_sim.record.measurement import SimilarityMatrix
+from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 from lightning_sim.record.scale import Scale
 
 __all__ = ["Measure", "Pairs", "Side", "Values"]
@@ -121,6 +121,10 @@ class Values:
             self.problems[key] = problem or "is undefined"
         elif abs(value) > torch.finfo(torch.float32).max:
             self.problems[key] = f"is {value:.3g}, beyond the range of float32"
+
+    def measurement(self, epoch: int, step: int) -> Measurement:
+        """All of it as what was measured at a moment."""
+        return Measurement(epoch, step, self.numbers, tuple(self.matrices), self.statistics, self.notes)
 
     def update(self, other: Values) -> None:
         """Add what another measure found."""
