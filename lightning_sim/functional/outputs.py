@@ -22,7 +22,8 @@ def prediction_agreement(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     $\frac{1}{n} \sum_i [\arg\max_c a_{ic} = \arg\max_c b_{ic}]$; of equal largest logits the first counts.
 
     Shapes: both (n, classes) -> (). Range: [0, 1]; two random guessers agree on 1 / classes of a balanced
-    set. Invariant to increasing maps of the logits of a sample (probabilities give the same value), to
+    set (`permutation_null` gives the chance level of any set).
+    Invariant to increasing maps of the logits of a sample (probabilities give the same value), to
     permutations of the samples and joint permutations of the classes. An unbiased mean over samples. Cost:
     O(n classes).
 
