@@ -18,7 +18,6 @@ from lightning_sim.sketch.factors import (
     tensor_sketched,
 )
 from lightning_sim.sketch.folding import fold, num_folds
-from lightning_sim.sketch.grams import Gram
 from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
@@ -43,7 +42,6 @@ class BucketSums:
         self.gradient_width = 0
         self.count = 0
         self.fingerprint = 0
-        self.keep_grams = False  #: whether Grams are kept for further comparisons, as much memory again
         self._sums: dict[str, Tensor] = {}
         self.forget()
 
@@ -56,7 +54,6 @@ class BucketSums:
         self.raw_share = 1.0  #: norm of the data as they came next to the centred, likewise
         self._constant: tuple[Tensor | None] | None = None  # columns, if there are any
         self._occupied: Tensor | None = None
-        self._kept: tuple[Tensor | None, tuple[Gram, Gram]] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -86,7 +83,7 @@ class BucketSums:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self._known_problem = self.known_cka_problem = self._kept = self._constant = None
+        self._known_problem = self.known_cka_problem = self._constant = None
         if isinstance(sample_ids, Tensor):
             sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():
@@ -212,11 +209,7 @@ class BucketSums:
 
     def on(self, device: torch.device | str) -> Self:
         """The sketch on a device: itself where it lies there, else a copy."""
-        if self.device == torch.device(device):
-            return self
-        moved = copy.copy(self).to(device)
-        moved.keep_grams = False
-        return moved
+        return self if self.device == torch.device(device) else copy.copy(self).to(device)
 
     def sums(self) -> list[Tensor]:
         """The tensors of the state, which add over disjoint sets of samples."""

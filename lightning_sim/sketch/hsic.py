@@ -51,7 +51,9 @@ def hsic_terms(
     cross = torch.zeros(len(row_index), len(column_index), dtype=torch.float64, device=device)
     own, spread = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
     with full_precision(device):
-        grams = [sketch.grams(buckets) for sketch in sketches]
+        columns = max(sketch.sums()[0].shape[-1] for sketch in sketches)
+        room = torch.empty(len(ones) * columns, dtype=ones.dtype, device=device)
+        grams = [sketch.grams(room, buckets) for sketch in sketches]
         both = any(first is not second for first, second in grams)
         sides = [[pair[side] for pair in grams] for side in range(1 + both)]
         unknown = [i for i, sketch in enumerate(sketches) if sketch.is_folded and sketch.known_cka_problem is None]
