@@ -110,10 +110,12 @@ class CenteredSums(BucketSums):
         if self.keeps_factors:
             product = ProductGram({name: value[rows] for name, value in self._held().items()}, self.count)
             return product, product
+        if self._constant is None:
+            self.centered(room.dtype)  # constant columns are found in the precision of the Gram
+        assert self._constant is not None
         scale = self.scale if self.problem() is None else 1.0
         sums, ones, means = self.uncentered()
         ones, means = ones[rows].to(room.dtype), means.to(room.dtype)
-        assert self._constant is not None  # as it was asked for problems
         (constant,) = self._constant
         first, *second = (
             FoldGram(sums[fold, rows], ones, means[fold], None if constant is None else constant[fold], scale, room)

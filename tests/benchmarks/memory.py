@@ -41,6 +41,7 @@ def _main() -> None:
         parser.add_argument(name)
     arguments = parser.parse_args()
     import lightning.pytorch  # noqa: F401  # which a training has imported before, and torch's compiler with it
+
     from tests.benchmarks.contenders import contenders
     from tests.benchmarks.workloads import workload
 
