@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._arguments import check_integer
+from lightning_sim._centering import home_of_sums
 from lightning_sim.sketch.arguments import checked_rows, checked_sizes
 from lightning_sim.sketch.factors import (
     add_factors,
@@ -89,16 +90,21 @@ class BucketSums:
         with torch.inference_mode(False), torch.no_grad():
             if self.keeps_factors:
                 self._occupy(sample_ids.ids)
-            for rows, samples in sample_ids.to(features.device, self.dtype).blocks(_SAMPLES_PER_BLOCK):
+            if self.dtype == torch.float64:  # which the device of the features may not have
+                features = features.to(self.device)
+                gradients = None if gradients is None else gradients.to(self.device)
+            for rows, samples in sample_ids.to(self.device, self.dtype).blocks(_SAMPLES_PER_BLOCK):
                 self._add(features[rows], None if gradients is None else gradients[rows], samples)
         self.fingerprint = wrapped(self.fingerprint + sample_ids.fingerprint)
         self.count += features.shape[0]
 
     def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
         if gradients is not None and self.keeps_factors:
-            return add_factors(self._sums, features.to(self.dtype), gradients.to(self.dtype), samples)
+            features, gradients = (x.to(self.device, self.dtype) for x in (features, gradients))
+            return add_factors(self._sums, features, gradients, samples)
         how = self.num_projections, self.seed, self.dtype
         folds = fold(features, *how) if gradients is None else tensor_sketch(features, gradients, *how)
+        folds = folds.to(self.device)
         self._sums["feature_sums"] += folds.sum(1, dtype=torch.float64)
         if samples.run is not None:
             self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])
@@ -138,7 +144,7 @@ class BucketSums:
         """Make the state for these widths, all zero; a rank without samples needs it before reducing."""
         if self._sums and (self.count or (width, gradient_width) == (self.width, self.gradient_width)):
             return
-        total = width * gradient_width if gradient_width else width
+        device, total = home_of_sums(device), width * gradient_width if gradient_width else width
         folds = num_folds(total, self.num_projections)
         columns = total if folds == 1 else self.num_projections // 2
         self.width, self.gradient_width = width, gradient_width
@@ -201,15 +207,16 @@ class BucketSums:
         return next(iter(self._sums.values())).device if self._sums else torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the state, in place."""
-        if self.device != torch.device(device):
+        """Move the state, in place; to the CPU, if the device has no float64."""
+        device = home_of_sums(device)
+        if self.device != device:
             self._sums = {name: value.to(device) for name, value in self._sums.items()}
             self.forget()
         return self
 
     def on(self, device: torch.device | str) -> Self:
         """The sketch on a device: itself where it lies there, else a copy."""
-        return self if self.device == torch.device(device) else copy.copy(self).to(device)
+        return self if self.device == home_of_sums(device) else copy.copy(self).to(device)
 
     def sums(self) -> list[Tensor]:
         """The tensors of the state, which add over disjoint sets of samples."""
