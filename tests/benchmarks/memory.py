@@ -27,7 +27,7 @@ def peak_growth(contender: str, network: str, num_samples: int, settings: Settin
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.memory", contender, network]
     command += [str(num_samples), settings.size, str(settings.device), str(torch.get_num_threads())]
     # glibc's heaps, and those of every thread, would keep some of what was freed, more or less by chance.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
     if done.returncode != 0:
