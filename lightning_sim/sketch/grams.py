@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lightning_sim.sketch.factors import factors_sum
 
-__all__ = ["FoldGram", "Gram", "ProductGram", "gram_dtype", "rows_per_block"]
+__all__ = ["ROWS_PER_BLOCK", "FoldGram", "Gram", "ProductGram", "gram_dtype"]
 
+ROWS_PER_BLOCK = 128
 _FEW_BUCKETS = 256
 
 
@@ -19,16 +20,11 @@ def gram_dtype(num_buckets: int, dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if num_buckets <= _FEW_BUCKETS else dtype
 
 
-def rows_per_block(num_buckets: int) -> int:
-    """How many rows of all layers' Grams are held at once."""
-    return 128 if num_buckets <= _FEW_BUCKETS else 32
-
-
 class Gram(Protocol):
     """A symmetric matrix over the buckets."""
 
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
-        """Write these of its entries: `rows_per_block`, from the diagonal on."""
+        """Write these of its entries: `ROWS_PER_BLOCK` rows, from the diagonal on."""
         ...
 
     def diagonal(self) -> Tensor:

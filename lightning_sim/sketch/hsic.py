@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim.sketch.centered_sums import CenteredSums
-from lightning_sim.sketch.grams import Gram, gram_dtype, rows_per_block
+from lightning_sim.sketch.grams import ROWS_PER_BLOCK, Gram, gram_dtype
 from lightning_sim.sketch.precision import full_precision
 
 __all__ = ["STANDARD_ERRORS", "HsicTerms", "fold_noise", "hsic_terms", "occupied_by", "self_problem"]
@@ -60,11 +60,10 @@ def hsic_terms(
         diagonals = [torch.stack([gram.diagonal() for gram in side]) for side in sides]
         projections = [_Projection(side, part, ones) for side, part in zip(sides, diagonals, strict=True)]
         # Used by all blocks: to get as much memory anew for each would take longer than to fill it.
-        most = rows_per_block(len(ones))
-        size = count * min(most, len(ones)) * len(ones)
+        size = count * min(ROWS_PER_BLOCK, len(ones)) * len(ones)
         buffers = [torch.empty(size, dtype=ones.dtype, device=device) for _ in sides]
-        for start in range(0, len(ones), most):
-            block = range(start, min(start + most, len(ones)))
+        for start in range(0, len(ones), ROWS_PER_BLOCK):
+            block = range(start, min(start + ROWS_PER_BLOCK, len(ones)))
             written = [
                 _upper_blocks(side, block, projection if unbiased else None, len(ones), buffer)
                 for side, projection, buffer in zip(sides, projections, buffers, strict=True)

@@ -339,7 +339,7 @@ def test_a_matrix_takes_little_memory_beside_the_sketches(samples, width):
         sketch.update(torch.randn(samples, 9, generator=draw) @ torch.randn(9, width), torch.arange(samples))
     state = sum(value.nbytes for sketch in sketches for value in sketch.sums())
     found = peak_bytes(lambda: centered_kernel_alignment_matrix(sketches[:8], sketches[8:]))
-    assert found < state / 2
+    assert found < 0.8 * state
 
 
 @pytest.mark.parametrize("widths", [(40,), (3000,), (300, 200)])
