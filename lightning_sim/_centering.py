@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["center_columns", "for_sums", "undefined", "unit_scale", "widen"]
+__all__ = ["center_columns", "for_sums", "home_of_sums", "undefined", "unit_scale", "widen"]
 
 
 def center_columns(x: Tensor) -> Tensor:
@@ -32,12 +32,18 @@ def unit_scale(x: Tensor) -> Tensor:
 
 def widen(x: Tensor) -> Tensor:
     """`x` in float64, which neither autocast nor TF32 touches; as it is on MPS, which has no float64."""
-    return x if x.device.type == "mps" else x.double()
+    return x if home_of_sums(x.device) != x.device else x.double()
+
+
+def home_of_sums(device: torch.device | str) -> torch.device:
+    """Where float64 sums of what is on a device lie: on it, or on the CPU if it is MPS, which has no float64."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def for_sums(x: Tensor) -> Tensor:
     """`x` in float64 to be added up, on its device or, of MPS, on the CPU."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
+    return x.to(home_of_sums(x.device)).double()
 
 
 def undefined(message: str, like: Tensor, *, stacklevel: int = 3) -> Tensor:

@@ -90,7 +90,7 @@ class Session:
         if reference.kind != "previous":  # which every measurement replaces
             for sketches in self._reference.sketches.values():
                 for sketch in sketches.values():
-                    sketch.to(self._runner.device).keep_grams = True
+                    sketch.to(self._runner.device).keep_cores = True
         missing = [m.name for m in self.measures if m.name not in self._reference.kept]
         if taken_over and reference.kind in ("init", "previous") and missing:
             raise ValueError(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks.__main__ import main
+from tests.benchmarks.__main__ import PIECES, main
 from tests.benchmarks.contenders import OURS, PEERS, contenders
 from tests.benchmarks.exact import exact_matrix, features_of
 from tests.benchmarks.figure import Figure, ratio_figure, table
 from tests.benchmarks.live_bytes import peak_bytes
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.timing import interleaved
+from tests.benchmarks.whole import Stopwatch
 from tests.benchmarks.workloads import Workload, workload
 from tests.sketch import exact
 
@@ -34,7 +36,7 @@ class FakeClock:
     def taking(self, *seconds: float):
         durations = iter(seconds)
 
-        def run() -> None:
+        def run(*_: object) -> None:
             self.now += next(durations)
 
         return run
@@ -56,6 +58,29 @@ def test_every_figure_is_in_the_file_with_its_rounds(tmp_path: Path, capsys: pyt
         assert figure["met"] in ((None,) if figure["bar"] is None else (True, False))
     update = content["figures"][0]["seconds"]
     assert len(update["copy_"]) == len(update["update"]) == TINY.rounds
+
+
+def test_the_whole_measurement_comes_first_and_says_what_its_parts_take() -> None:
+    assert next(iter(PIECES)) == "whole"
+    figure, start = PIECES["whole"](TINY)
+    parts = ("pass", "cka", "nbs", "wcka", "agreement", "jsd", "rank_correlation", "figures", "logging", "record")
+    assert set(figure.seconds) == {"bare", "other", *parts}
+    assert all(f"{part} " in figure.note for part in parts)
+    assert {len(rounds) for rounds in figure.seconds.values()} == {TINY.rounds}
+    rounds = zip(figure.seconds.pop("bare"), *figure.seconds.values(), strict=True)
+    assert figure.spread == pytest.approx(sorted(sum(parts) / bare for bare, *parts in rounds))
+    assert start.value is not None
+    assert start.value > 1  # it holds the reference's pass
+
+
+def test_parts_of_parts_count_once() -> None:
+    now = FakeClock()
+    with mock.patch("time.perf_counter", now):
+        watch = Stopwatch()
+        inner = watch.timed(lambda name: name, now.taking(2))
+        outer = watch.timed("outer", lambda: (now.taking(1)(), inner("inner")))
+        outer()
+    assert watch.rounds == [{"outer": 1, "inner": 2}]
 
 
 def test_what_takes_longer_has_a_ratio_above_one() -> None:

@@ -100,7 +100,8 @@ def _data(sketch: CenteredSums, terms: HsicTerms) -> Tensor:
         kernel = sketch.kernel() / sketch.product().scale
         kernel = kernel if terms.buckets is None else kernel[terms.buckets][:, terms.buckets]
         return positive_factor(kernel)[None].to(terms.dtype)
-    return sketch.centered(terms.dtype, terms.buckets)[0] / sketch.scale
+    data = sketch.centered(terms.dtype)[0] / sketch.scale
+    return data if terms.buckets is None else data[:, terms.buckets]
 
 
 def _quadratic(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._arguments import check_integer
+from lightning_sim._centering import home_of_sums
 from lightning_sim.sketch.arguments import checked_rows, checked_sizes
 from lightning_sim.sketch.factors import (
     add_factors,
@@ -18,7 +19,6 @@ from lightning_sim.sketch.factors import (
     tensor_sketched,
 )
 from lightning_sim.sketch.folding import fold, num_folds
-from lightning_sim.sketch.grams import Gram
 from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
@@ -43,7 +43,6 @@ class BucketSums:
         self.gradient_width = 0
         self.count = 0
         self.fingerprint = 0
-        self.keep_grams = False  #: whether Grams are kept for further comparisons, as much memory again
         self._sums: dict[str, Tensor] = {}
         self.forget()
 
@@ -56,7 +55,6 @@ class BucketSums:
         self.raw_share = 1.0  #: norm of the data as they came next to the centred, likewise
         self._constant: tuple[Tensor | None] | None = None  # columns, if there are any
         self._occupied: Tensor | None = None
-        self._kept: tuple[Tensor | None, tuple[Gram, Gram]] | None = None
         self.kept_cores: tuple[tuple[Any, ...], list[Tensor]] | None = None  #: for NBS, and of what they were made
 
     def __repr__(self) -> str:
@@ -87,22 +85,27 @@ class BucketSums:
         if features.shape[0] == 0:
             return
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
-        self._known_problem = self.known_cka_problem = self._kept = self._constant = self.kept_cores = None
+        self._known_problem = self.known_cka_problem = self._constant = self.kept_cores = None
         if isinstance(sample_ids, Tensor):
             sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
         with torch.inference_mode(False), torch.no_grad():
             if self.keeps_factors:
                 self._occupy(sample_ids.ids)
-            for rows, samples in sample_ids.to(features.device, self.dtype).blocks(_SAMPLES_PER_BLOCK):
+            if self.dtype == torch.float64:  # which the device of the features may not have
+                features = features.to(self.device)
+                gradients = None if gradients is None else gradients.to(self.device)
+            for rows, samples in sample_ids.to(self.device, self.dtype).blocks(_SAMPLES_PER_BLOCK):
                 self._add(features[rows], None if gradients is None else gradients[rows], samples)
         self.fingerprint = wrapped(self.fingerprint + sample_ids.fingerprint)
         self.count += features.shape[0]
 
     def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
         if gradients is not None and self.keeps_factors:
-            return add_factors(self._sums, features.to(self.dtype), gradients.to(self.dtype), samples)
+            features, gradients = (x.to(self.device, self.dtype) for x in (features, gradients))
+            return add_factors(self._sums, features, gradients, samples)
         how = self.num_projections, self.seed, self.dtype
         folds = fold(features, *how) if gradients is None else tensor_sketch(features, gradients, *how)
+        folds = folds.to(self.device)
         self._sums["feature_sums"] += folds.sum(1, dtype=torch.float64)
         if samples.run is not None:
             self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])
@@ -142,7 +145,7 @@ class BucketSums:
         """Make the state for these widths, all zero; a rank without samples needs it before reducing."""
         if self._sums and (self.count or (width, gradient_width) == (self.width, self.gradient_width)):
             return
-        total = width * gradient_width if gradient_width else width
+        device, total = home_of_sums(device), width * gradient_width if gradient_width else width
         folds = num_folds(total, self.num_projections)
         columns = total if folds == 1 else self.num_projections // 2
         self.width, self.gradient_width = width, gradient_width
@@ -205,19 +208,16 @@ class BucketSums:
         return next(iter(self._sums.values())).device if self._sums else torch.device("cpu")
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the state, in place."""
-        if self.device != torch.device(device):
+        """Move the state, in place; to the CPU, if the device has no float64."""
+        device = home_of_sums(device)
+        if self.device != device:
             self._sums = {name: value.to(device) for name, value in self._sums.items()}
             self.forget()
         return self
 
     def on(self, device: torch.device | str) -> Self:
         """The sketch on a device: itself where it lies there, else a copy."""
-        if self.device == torch.device(device):
-            return self
-        moved = copy.copy(self).to(device)
-        moved.keep_grams = False
-        return moved
+        return self if self.device == home_of_sums(device) else copy.copy(self).to(device)
 
     def sums(self) -> list[Tensor]:
         """The tensors of the state, which add over disjoint sets of samples."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_sim.sketch.bucket_sums import BucketSums
 from lightning_sim.sketch.factors import tensor_sketched
-from lightning_sim.sketch.grams import FoldGram, Gram, KeptGram, ProductGram, gram_dtype
+from lightning_sim.sketch.grams import FoldGram, Gram, ProductGram
+from lightning_sim.sketch.hashing import run
 
 __all__ = ["CenteredSums"]
 
@@ -22,6 +23,8 @@ _TOO_LARGE = "holds features that are too large for its sums; scale them, or sum
 class CenteredSums(BucketSums):
     """Sums over buckets, read as samples that are centred exactly; similarities are computed from these."""
 
+    keep_cores = False  #: whether the decompositions that NBS takes are kept, as of a reference
+
     def ones(self) -> Tensor:
         """The sketched vector of ones S1 (M,), by which data are centred."""
         return self._held()["bucket_ones"]
@@ -33,7 +36,7 @@ class CenteredSums(BucketSums):
             sums = tensor_sketched(sums, self.num_projections, self.seed)
         return sums["bucket_sums"], sums["bucket_ones"], sums["feature_sums"] / self.count
 
-    def centered(self, dtype: torch.dtype | None = None, buckets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def centered(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Sketched, exactly centred features (folds, M, c), and the sketched ones (M,).
 
         Of a product its tensor sketch, also where the factors are kept. Columns that do not vary by more than rounding
@@ -41,11 +44,8 @@ class CenteredSums(BucketSums):
 
         Args:
             dtype: to compute in, the sketch's if None.
-            buckets: of which, all if None; the others must be empty.
         """
         sums, ones, means = self.uncentered()
-        if buckets is not None:
-            sums, ones = sums[:, buckets], ones[buckets]
         dtype = dtype or self.dtype
         centered = torch.addcmul(sums.to(dtype), ones[:, None].to(dtype), means[:, None, :].to(dtype), value=-1)
         if self._constant is None:
@@ -100,39 +100,30 @@ class CenteredSums(BucketSums):
         """The kernel of features and gradients that are kept side by side."""
         return ProductGram(self._held(), self.count)
 
-    def grams(self, buckets: Tensor | None = None) -> tuple[Gram, Gram]:
+    def grams(self, room: Tensor, buckets: Tensor | None = None) -> tuple[Gram, Gram]:
         """Gram matrices of the sketched, centred data by the one and the other fold, scaled.
 
-        CKA does not depend on the scale, and without it float32 products of features of 1e10 would overflow.
-
         Args:
+            room: for `num_buckets` * `num_projections` entries of the dtype in which Grams are computed, which those of
+                several sketches share.
             buckets: of which to form them, all if None; the others must be empty.
         """
-        if self._kept is not None:
-            before, grams = self._kept
-            if before is buckets or (before is not None and buckets is not None and torch.equal(before, buckets)):
-                return grams
-        first, second = self._grams(buckets)
-        if self.keep_grams:
-            ones = self.ones() if buckets is None else self.ones()[buckets]
-            ones = ones.to(gram_dtype(len(ones), self.dtype))
-            kept = KeptGram(first, ones)
-            first, second = kept, kept if second is first else KeptGram(second, ones)
-            self._kept = buckets, (first, second)
-        return first, second
-
-    def _grams(self, buckets: Tensor | None) -> tuple[Gram, Gram]:
-        sums = self._held()
+        rows = slice(None) if buckets is None else run(buckets) or buckets
         if self.keeps_factors:
-            kept = sums if buckets is None else {name: value[buckets] for name, value in sums.items()}
-            product = ProductGram(kept, self.count)
+            product = ProductGram({name: value[rows] for name, value in self._held().items()}, self.count)
             return product, product
-        size = self.num_buckets if buckets is None else len(buckets)
-        centered, _ = self.centered(gram_dtype(size, self.dtype), buckets)
-        if self.problem() is None:
-            centered.div_(self.scale)
-        first = FoldGram(centered[0])
-        return first, FoldGram(centered[1]) if len(centered) > 1 else first
+        if self._constant is None:
+            self.centered(room.dtype)  # constant columns are found in the precision of the Gram
+        assert self._constant is not None
+        scale = self.scale if self.problem() is None else 1.0
+        sums, ones, means = self.uncentered()
+        ones, means = ones[rows].to(room.dtype), means.to(room.dtype)
+        (constant,) = self._constant
+        first, *second = (
+            FoldGram(sums[fold, rows], ones, means[fold], None if constant is None else constant[fold], scale, room)
+            for fold in range(len(sums))
+        )
+        return first, second[0] if second else first
 
     def problem(self) -> str | None:
         """Why no similarity can be computed, in words, or None: NaN or infinite features, or no variance."""

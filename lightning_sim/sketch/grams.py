@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sim.sketch.factors import factors_sum
 
-__all__ = ["ROWS_PER_BLOCK", "FoldGram", "Gram", "KeptGram", "ProductGram", "gram_dtype"]
+__all__ = ["ROWS_PER_BLOCK", "FoldGram", "Gram", "ProductGram", "gram_dtype"]
 
 ROWS_PER_BLOCK = 128
 _FEW_BUCKETS = 256
@@ -37,48 +37,48 @@ class Gram(Protocol):
 
 
 class FoldGram:
-    """Inner products of rows of centred features (M, c)."""
+    """Inner products of rows of centred features, over the square of a scale of which they are multiples.
 
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
+    Rows are centred when they are needed: those of all layers at once would take as much memory again. CKA does not
+    depend on the scale, and without it float32 products of features of 1e20 would overflow.
+
+    Args:
+        sums: of features over buckets (M, c), as they came.
+        ones: (M,), of the dtype to compute in, as all.
+        means: (c,).
+        constant: the columns (c,) that are zero; None if there are none.
+        scale: of the centred features.
+        room: where rows are centred, M * c entries or more. Grams share it, one after the other.
+    """
+
+    def __init__(
+        self, sums: Tensor, ones: Tensor, means: Tensor, constant: Tensor | None, scale: float, room: Tensor
+    ) -> None:
+        self._sums, self._ones, self._means, self._constant = sums, ones, means, constant
+        self._scale, self._room = scale, room
+
+    def _centered(self, start: int) -> Tensor:
+        """The rows from one on."""
+        rows, columns = len(self._ones) - start, len(self._means)
+        centered = self._room[: rows * columns].view(rows, columns)
+        torch.addcmul(self._sums[start:], self._ones[start:, None], self._means, value=-1, out=centered)
+        return centered if self._constant is None else centered.masked_fill_(self._constant, 0)
 
     def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Write (rows, columns) of X X'."""
-        torch.mm(self.features[rows], self.features[columns].T, out=out)
+        features = self._centered(rows.start)
+        first = features[: rows.stop - rows.start] / self._scale
+        torch.addmm(out, first, features[columns.start - rows.start :].T, beta=0, alpha=1 / self._scale, out=out)
 
     def diagonal(self) -> Tensor:
         """Squared norms of the rows."""
-        return self.features.square().sum(1).double()
+        return self._centered(0).div_(self._scale).square_().sum(1).double()
 
     def sums(self, ones: Tensor) -> Tensor:
         """X (X' v): zero but for rounding where no bucket holds two samples."""
-        total = (self.features * ones[:, None]).sum(0, dtype=torch.float64)  # whose rounding a large row would multiply
-        return (self.features @ total.to(self.features.dtype)).double()
-
-
-class KeptGram:
-    """The blocks of a Gram from the diagonal on, computed once."""
-
-    def __init__(self, gram: Gram, ones: Tensor) -> None:
-        self._diagonal, self._sums = gram.diagonal(), gram.sums(ones)
-        self.blocks = []
-        for start in range(0, len(ones), ROWS_PER_BLOCK):
-            rows = slice(start, min(start + ROWS_PER_BLOCK, len(ones)))
-            block = torch.empty(rows.stop - start, len(ones) - start, dtype=ones.dtype, device=ones.device)
-            gram.write_block(rows, slice(start, None), block)
-            self.blocks.append(block)
-
-    def write_block(self, rows: slice, columns: slice, out: Tensor) -> None:
-        """Write a block that begins on the diagonal."""
-        out.copy_(self.blocks[rows.start // ROWS_PER_BLOCK])
-
-    def diagonal(self) -> Tensor:
-        """Of the Gram."""
-        return self._diagonal
-
-    def sums(self, ones: Tensor) -> Tensor:
-        """With the ones that it was made with."""
-        return self._sums
+        features = self._centered(0).div_(self._scale)
+        total = (features * ones[:, None]).sum(0, dtype=torch.float64)  # whose rounding a large row would multiply
+        return (features @ total.to(features.dtype)).double()
 
 
 class ProductGram:

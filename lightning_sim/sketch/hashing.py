@@ -15,6 +15,7 @@ __all__ = [
     "fingerprint",
     "hash_samples",
     "random_buckets",
+    "run",
     "sample_buckets",
     "sample_signs",
     "shuffled_columns",
@@ -63,7 +64,7 @@ class HashedSamples:
         for start in range(0, len(self.ids), size):
             rows = slice(start, start + size)
             ids, buckets, signs = self.ids[rows], self.buckets[rows], self.signs[rows]
-            yield rows, replace(self, ids=ids, buckets=buckets, signs=signs, run=_run(buckets))
+            yield rows, replace(self, ids=ids, buckets=buckets, signs=signs, run=run(buckets))
 
 
 def hash_samples(sample_ids: Tensor, num_buckets: int, seed: int) -> HashedSamples:
@@ -72,7 +73,7 @@ def hash_samples(sample_ids: Tensor, num_buckets: int, seed: int) -> HashedSampl
     buckets = sample_buckets(ids, num_buckets)
     of_sign, of_print = _mix(ids + _sample_keys(seed, ids.device))
     signs = _signs(of_sign).to(torch.float32)
-    return HashedSamples(ids, buckets, signs, _run(buckets), int(of_print.sum()), num_buckets, seed)
+    return HashedSamples(ids, buckets, signs, run(buckets), int(of_print.sum()), num_buckets, seed)
 
 
 @lru_cache(maxsize=64)
@@ -81,7 +82,8 @@ def _sample_keys(seed: int, device: torch.device) -> Tensor:
     return torch.tensor([[_hash_integer(seed, _SIGN_STREAM)], [_hash_integer(0, _FINGERPRINT_STREAM)]], device=device)
 
 
-def _run(buckets: Tensor) -> slice | None:
+def run(buckets: Tensor) -> slice | None:
+    """Buckets that follow each other at equal distances, as a slice; None for others, and on devices, unasked."""
     if buckets.device.type != "cpu" or len(buckets) < 2:
         return None
     steps = buckets.diff()

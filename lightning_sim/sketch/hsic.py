@@ -66,7 +66,9 @@ def hsic_terms(
     norms = torch.zeros(count, 2, dtype=torch.float64, device=device)
     row_sums = {pair: torch.zeros_like(ones) for pair in pairs}
     with full_precision(device):
-        grams = [sketch.grams(buckets) for sketch in sketches]
+        columns = max(sketch.sums()[0].shape[-1] for sketch in sketches)
+        room = torch.empty(len(ones) * columns, dtype=ones.dtype, device=device)
+        grams = [sketch.grams(room, buckets) for sketch in sketches]
         both = any(first is not second for first, second in grams)
         sides = [[pair[side] for pair in grams] for side in range(1 + both)]
         unknown = [i for i, sketch in enumerate(sketches) if sketch.is_folded and sketch.known_cka_problem is None]
@@ -114,7 +116,8 @@ def projected_grams(sketch: CenteredSums) -> tuple[list[Tensor], Tensor]:
     ones = ones.to(gram_dtype(len(ones), ones.dtype))
     found = []
     with full_precision(sketch.device):
-        for gram in dict.fromkeys(sketch.grams(buckets)):
+        room = torch.empty(len(ones) * sketch.sums()[0].shape[-1], dtype=ones.dtype, device=ones.device)
+        for gram in dict.fromkeys(sketch.grams(room, buckets)):
             whole = torch.empty(1, len(ones), len(ones), dtype=ones.dtype, device=ones.device)
             for start in range(0, len(ones), ROWS_PER_BLOCK):
                 rows = range(start, min(start + ROWS_PER_BLOCK, len(ones)))

@@ -179,7 +179,7 @@ def _cores(sketch: CenteredSums, buckets: Tensor | None, dtype: torch.dtype, cou
         cores.append((torch.linalg.qr(data.T, mode="r").R.T if wide else data) / norm)
         decomposed |= wide
     cores *= count // len(cores)  # without folds they are all the same
-    if sketch.keep_grams and decomposed:
+    if sketch.keep_cores and decomposed:
         sketch.kept_cores = (buckets, dtype, count), cores
     return cores
 

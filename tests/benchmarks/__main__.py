@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import finished, fold, importing, matrix, passes, scaling, training
+from tests.benchmarks import finished, fold, importing, matrix, passes, scaling, training, whole
 from tests.benchmarks.figure import Figure, table
 from tests.benchmarks.settings import Settings, machine
 
 PIECES: Mapping[str, Callable[[Settings], Iterator[Figure]]] = {
+    "whole": whole.measure,
     "fold": fold.measure,
     "features": passes.features,
     "gradients": passes.gradients,

@@ -49,8 +49,6 @@ def _ours(load: Workload, changed: nn.Module) -> Measure:
     """At a later epoch: the reference was run once, before."""
     runner = load.runner()
     reference = runner.snapshot(load.network, load.layers)
-    for sketch in reference.of().values():
-        sketch.keep_grams = True  # as the monitor does, for the epochs to come
     pairs = Pairs({layer: layer for layer in load.layers})
     run = load.monitored_pass(runner, changed)
 

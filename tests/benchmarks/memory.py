@@ -26,8 +26,8 @@ def peak_growth(contender: str, network: str, num_samples: int, settings: Settin
     """
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.memory", contender, network]
     command += [str(num_samples), settings.size, str(settings.device), str(torch.get_num_threads())]
-    # glibc's heaps of every thread would keep what they freed, and blur the figure.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    # glibc's heaps, and those of every thread, would keep some of what was freed, more or less by chance.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
     if done.returncode != 0:
@@ -40,6 +40,8 @@ def _main() -> None:
     for name in ("contender", "network", "num_samples", "size", "device", "threads"):
         parser.add_argument(name)
     arguments = parser.parse_args()
+    import lightning.pytorch  # noqa: F401  # which a training has imported before, and torch's compiler with it
+
     from tests.benchmarks.contenders import contenders
     from tests.benchmarks.workloads import workload
 

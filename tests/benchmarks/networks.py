@@ -103,9 +103,10 @@ def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
 class MLP(nn.Module):
     """A chain of linear layers of one width with ReLU in between; all linear layers are `measured`."""
 
-    def __init__(self, depth: int = 48, width: int = 512) -> None:
+    def __init__(self, depth: int = 48, width: int = 512, inputs: int | None = None) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        widths = [inputs or width, *[width] * depth]
+        self.layers = nn.ModuleList(map(nn.Linear, widths, widths[1:]))
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # else the signal dies on the way
         self.measured = [f"layers.{index}" for index in range(depth)]

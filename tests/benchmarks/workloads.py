@@ -84,19 +84,23 @@ class Workload:
         return network
 
 
-def workload(name: str, settings: Settings, num_samples: int | None = None) -> Workload:
-    """One of `NETWORKS`, or ``"ResNet-50"``, of a size for this run."""
+def workload(name: str, settings: Settings, num_samples: int | None = None, *, whole: bool = False) -> Workload:
+    """One of `NETWORKS`, ``"deep chain"`` or ``"ResNet-50"``, of a size for this run; `whole`: of 1024 samples."""
     torch.manual_seed(0)
     tiny = settings.size == "tiny"
+    whole &= not tiny
     batch_size = 16 if tiny else 128
     if name == "ResNet-18":
-        count = 1024 if settings.cuda else settings.choose(tiny=48, quick=128, full=512)
+        count = 1024 if settings.cuda or whole else settings.choose(tiny=48, quick=128, full=512)
         network, inputs = resnet18(4 if tiny else 64), _images(count, 32)
     elif name == "MLP":
         network, inputs = (MLP(4, 32), _vectors(48, 32)) if tiny else (MLP(), _vectors(1024, 512))
+    elif name == "deep chain":
+        network, inputs = (MLP(4, 16, 32), _vectors(48, 32)) if tiny else (MLP(inputs=3072), _vectors(1024, 3072))
     elif name == "transformer":
         network = Transformer(2, 16, 2, 8) if tiny else Transformer()
-        inputs = _tokens(512 if settings.cuda else settings.choose(tiny=48, quick=32, full=128), 8 if tiny else 128)
+        count = 1024 if whole else 512 if settings.cuda else settings.choose(tiny=48, quick=32, full=128)
+        inputs = _tokens(count, 8 if tiny else 128)
     else:
         batch_size = 16 if tiny else 256
         network, inputs = resnet50(4 if tiny else 64).bfloat16(), _images(4 * batch_size, 224).bfloat16()

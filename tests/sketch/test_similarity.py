@@ -17,7 +17,7 @@ def decompositions(a, b):
 def test_the_triangle_of_the_reference_is_kept():
     x, y = related(64, 100, rank=20, correlation=0.7, seed=0)
     now, reference = (sketched(z, num_buckets=64, num_projections=128) for z in (x, y))
-    reference.keep_grams = True
+    reference.keep_cores = True
     expected = pytest.approx(exact.nbs(x, y), abs=1e-6)
     values = [decompositions(now, reference) for _ in range(2)]
     assert [value for value, _ in values] == [expected, expected]
