@@ -211,7 +211,7 @@ def test_a_network_without_logits_needs_a_loss(tmp_path):
     options = {"layers": CONVOLUTIONS, "measures": ("cka",), "representations": ("gradients",)}
     torch.manual_seed(0)
     network = OneNumber()
-    with pytest.raises(ValueError, match=r"gradients need logits.*shape \(50, 1\); pass SimilarityMonitor.*loss="):
+    with pytest.raises(ValueError, match=r"gradients need logits.*shape \(7, 1\); pass SimilarityMonitor.*loss="):
         fit([SimilarityMonitor(**options)], network=network, root=tmp_path, epochs=1)
     monitor = SimilarityMonitor(**options, loss=lambda output, batch: (output[:, 0] - batch[1]).square())
     fit([monitor], network=network, root=tmp_path, epochs=1)

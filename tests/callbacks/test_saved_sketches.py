@@ -68,6 +68,7 @@ def test_files_are_versions_of_an_artifact_which_are_compared_wherever_they_are_
         warnings.filterwarnings("ignore", module="wandb")
         fit([monitor], epochs=2, root=tmp_path, logger=logger)
     wandb.finish()
+    wandb.teardown()  # its process may still be writing
     (directory,) = tmp_path.glob("wandb/offline-run-*")
     versions = [artifact for artifact in records(tmp_path, "artifact") if artifact.type == "sketches"]
     assert {version.name for version in versions} == {f"a-b-sketches-{directory.name.rsplit('-', 1)[1]}"}
