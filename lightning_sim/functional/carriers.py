@@ -82,7 +82,7 @@ def carriers(x: Tensor, y: Tensor, *, sample_ids: Tensor | None = None) -> Carri
     """
     x, y = check_pair(x, y, minimum_rows=4)
     if sample_ids is None:
-        sample_ids = torch.arange(len(x))
+        sample_ids = torch.arange(len(x), device="cpu")
     check_ids(sample_ids, x, "x")
     a, b = (unit_scale(center_columns(z.detach())) for z in (x, y))
     if warn_if_constant(a, b):

@@ -173,8 +173,8 @@ def null_of(value: float, mean: float, deviation: float, skewness: float = 0.0, 
 def permuted(n: int, permutations: int) -> list[Tensor]:
     """Permutations of n samples, the same every time."""
     check_integer(permutations, "permutations", least=2)
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randperm(n, generator=generator) for _ in range(permutations)]
+    generator = torch.Generator("cpu").manual_seed(0)
+    return [torch.randperm(n, generator=generator, device="cpu") for _ in range(permutations)]
 
 
 def kernel_cubes(kernel: Tensor) -> tuple[float, float, float]:
@@ -204,13 +204,13 @@ def _upper_tail(z: float, skewness: float) -> float:
     k = 2 / abs(skewness)
     tail = torch.special.gammaincc if skewness > 0 else torch.special.gammainc
     limit = max(k * (k + math.copysign(z, z * skewness)), 0.0)
-    return float(tail(*torch.tensor([k * k, limit], dtype=torch.float64)))
+    return float(tail(*torch.tensor([k * k, limit], dtype=torch.float64, device="cpu")))
 
 
 def _by_permutations(x: Tensor, y: Tensor, function: Callable[[Tensor, Tensor], Any], permutations: int) -> Null:
     value = float(function(x, y))
     values = [float(function(x, y[order])) for order in permuted(len(y), permutations)]
-    moments = torch.tensor(values, dtype=torch.float64)
+    moments = torch.tensor(values, dtype=torch.float64, device="cpu")
     return null_of(value, float(moments.mean()), float(moments.std()))
 
 

@@ -43,7 +43,8 @@ def nuclear_norm_and_polar_factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _turned(matrix: Tensor) -> Tensor:
     """The matrix (m, n) times an orthogonal one; its first columns, where the others are nothing but rounding."""
-    start = torch.randn(len(matrix), _LEADING, generator=torch.Generator().manual_seed(0)).to(matrix)
+    generator = torch.Generator("cpu").manual_seed(0)
+    start = torch.randn(len(matrix), _LEADING, generator=generator, device="cpu").to(matrix)
     # One step of a subspace iteration, and the reflectors of its QR as a whole orthogonal matrix.
     turned = torch.ormqr(*torch.geqrf(matrix.T @ (matrix @ (matrix.T @ start))), matrix, left=False)
     rest = torch.linalg.vector_norm(turned[:, _LEADING:]) * matrix.shape[1] ** 0.5  # at least its nuclear norm

@@ -145,7 +145,7 @@ def chain_kernels(chain: Sequence[Tensor], *, center: bool = True) -> ChainKerne
     dtype = _dtype(chain)
     with full_precision(chain[0].device):
         basis = _basis(_first(chain, center=center).to(dtype))
-        kernels = torch.empty(0)
+        kernels = torch.empty(0, device="cpu")
         for layer, product in enumerate(_products(chain, center=center, basis=basis)):
             kernel = _packed(product.to(dtype))
             if layer == 0:

@@ -128,7 +128,7 @@ def alignments(
         folds = fold_error(distinct, terms, x, y, float(values[i, j]))
         errors[i, j] = torch.sqrt(standard_error(influences[i, j]).square() + folds**2)
     chance = chance_deviations(terms, rows[0], row_index, column_index)
-    units = torch.arange(rows[0].num_buckets) if terms.buckets is None else terms.buckets
+    units = torch.arange(rows[0].num_buckets, device="cpu") if terms.buckets is None else terms.buckets
     dtype = rows[0].dtype
     return Alignments(values.to(dtype), errors.to(dtype), chance.to(dtype), influences, shares, units)
 

@@ -87,7 +87,7 @@ class StitchingSums:
         gram, width = self._of(layer)
         bias, weight = (part.detach().to(gram) for part in (stitch.bias, stitch.weight))
         # Of [1 x y], the columns that add up to the residual, and to the distance of y from its mean.
-        others = torch.eye(len(gram) - 1 - width).to(gram)
+        others = torch.eye(len(gram) - 1 - width, device=gram.device, dtype=gram.dtype)
         residual = torch.cat([-bias[None], -weight, others])
         centred = torch.cat([-gram[:1, 1 + width :] / gram[0, 0], torch.zeros_like(weight), others])
         squares = [(columns * (gram @ columns)).sum() for columns in (residual, centred)]

@@ -122,11 +122,11 @@ class StitchingStudy:
 
     def mode_connectivity(self, points: int = 5, *, seed: int = 0, **options: Any) -> Profile:
         """Scores on the line between two stitches trained from random starts, over the share of the second."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         weight, bias, r2 = self.map()
         ends = []
         for _ in range(2):
-            drawn = torch.randn(weight.shape, generator=generator) / weight.shape[0] ** 0.5
+            drawn = torch.randn(weight.shape, generator=generator, device="cpu") / weight.shape[0] ** 0.5
             ends.append(self.train(LinearMap(drawn, torch.zeros_like(bias), r2), **options))
         shares = torch.linspace(0, 1, points).tolist()
         between = {}
