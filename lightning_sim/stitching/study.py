@@ -128,7 +128,7 @@ class StitchingStudy:
         for _ in range(2):
             drawn = torch.randn(weight.shape, generator=generator, device="cpu") / weight.shape[0] ** 0.5
             ends.append(self.train(LinearMap(drawn, torch.zeros_like(bias), r2), **options))
-        shares = torch.linspace(0, 1, points).tolist()
+        shares = torch.linspace(0, 1, points, device="cpu").tolist()
         between = {}
         for share in shares:
             first, second = ((end.weight.detach(), end.bias.detach()) for end in ends)
