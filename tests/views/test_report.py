@@ -84,6 +84,9 @@ def test_rows_hold_first_last_lowest_and_trend() -> None:
         "minimum": 0.25,
         "epoch_of_minimum": 2,
         "trend": pytest.approx(slope),
+        "standard_error": None,
+        "p_value": None,
+        "note": None,
     }
     assert [jsd[key] for key in ("representation", "layer", "first", "minimum", "epoch_of_minimum", "trend")] == [
         None,
