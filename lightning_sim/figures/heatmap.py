@@ -41,7 +41,7 @@ class Heatmap:
         low: where the colours begin; at the lowest value if None, or `high` is.
         high: where they end.
         axis_labels: what rows and columns are.
-        hatched: shape (rows, columns), cells that chance explains; none of them if None.
+        hatched: shape (rows, columns), cells that chance explains; None where that is not known.
     """
 
     values: NDArray[np.float32]
@@ -68,8 +68,8 @@ def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     What stays for the next matrix of these layers is drawn once.
     """
     names = tuple(heatmap.rows), tuple(heatmap.columns)
-    any_hatched = heatmap.hatched is not None and bool(heatmap.hatched.any())
-    axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap), any_hatched)
+    has_chance = heatmap.hatched is not None
+    axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap), has_chance)
     canvas: Any = axes.figure.canvas
     _show(drawn, heatmap)
     canvas.restore_region(background)
@@ -86,11 +86,11 @@ def _kept(
     high: float,
     axis_labels: tuple[str, str],
     size: tuple[float, float, float],
-    any_hatched: bool,
+    has_chance: bool,
 ) -> tuple[Axes, list[Any], Any]:
     """Axes with a laid-out heatmap, the parts of it that change, and the picture without them."""
-    values, hatched = (np.full((len(rows), len(columns)), value) for value in (np.nan, any_hatched))
-    blank = Heatmap(values, rows, columns, "Xg", low, high, axis_labels, hatched)
+    values = np.full((len(rows), len(columns)), np.nan, np.float32)
+    blank = Heatmap(values, rows, columns, "Xg", low, high, axis_labels, np.isfinite(values) if has_chance else None)
     figure = new_figure(*size[:2])
     axes = figure.subplots()
     drawn = draw_heatmap(axes, blank, size[2], _MOST_ON_DASHBOARDS)
@@ -135,7 +135,7 @@ def draw_heatmap(
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.05, 0.035, 0.9)))
     bar.ax.tick_params(labelsize=8, labelcolor=DARK, length=0)
     bar.outline.set_visible(False)
-    if heatmap.hatched is not None and heatmap.hatched.any():
+    if heatmap.hatched is not None:
         bar.set_label("hatched: chance explains it", fontsize=7.5, color=GREY)
     drawn = [image, hatches, set_title(axes, heatmap.title), *texts]
     _show(drawn, heatmap)

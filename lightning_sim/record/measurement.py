@@ -113,7 +113,7 @@ class SimilarityMatrix:
         """What `plot` draws."""
         scale = scale or Scale()
         shown = self.key.title if title is None else title
-        by_chance = self.explained_by_chance
+        by_chance = None if self.chance_deviations is None else self.explained_by_chance
         return Heatmap(self.values, self.rows, self.columns, shown, scale.low, scale.high, hatched=by_chance)
 
     def to_state(self) -> dict[str, Any]:
