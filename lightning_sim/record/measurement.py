@@ -126,7 +126,7 @@ class SimilarityMatrix:
             "columns": list(self.columns),
             "values": torch.from_numpy(self.values.copy()),
             "condition": self.condition,
-            "chance_deviations": None if chance is None else torch.tensor(chance),
+            "chance_deviations": None if chance is None else torch.tensor(chance) if chance.ndim else float(chance),
         }
 
     @classmethod
@@ -140,7 +140,7 @@ class SimilarityMatrix:
             tuple(state["columns"]),
             state["values"].cpu().numpy(),
             str(state.get("condition", "")),
-            None if chance is None else chance.cpu().numpy(),
+            None if chance is None else torch.as_tensor(chance).cpu().numpy(),
         )
 
 
@@ -240,9 +240,9 @@ class Measurement:
             "values": self.values,
             "matrices": [matrix.to_state() for matrix in self.matrices],
             "statistics": {
-                name: {key.name: value for key, value in held.items()} for name, held in self.statistics.items()
+                name: {_name(key): value for key, value in held.items()} for name, held in self.statistics.items()
             },
-            "notes": {key.name: note for key, note in self.notes.items()},
+            "notes": {_name(key): note for key, note in self.notes.items()},
         }
 
     @classmethod

@@ -486,3 +486,12 @@ def test_chance_explains_what_lies_within_three_deviations_of_it() -> None:
     assert not SimilarityMatrix("cka", "features", ("a",), tuple("abcd"), values).explained_by_chance.any()
     with pytest.raises(ValueError, match="shape"):
         SimilarityMatrix("cka", "features", ("a",), tuple("abcd"), values, chance_deviations=np.ones((2, 2)))
+
+
+def test_names_are_in_a_checkpoint_once_however_much_stands_beside_the_values() -> None:
+    keys = [Key("cka", "features", f"layer {number}") for number in range(50)]
+    values, statistics = dict.fromkeys(keys, 0.5), {name: dict.fromkeys(keys, 0.5) for name in STATISTICS}
+    notes = dict.fromkeys(keys, "stands on few")
+    kept = len(pickle.dumps(Measurement(0, 9, values, (), statistics, notes).to_state()))
+    bare = len(pickle.dumps(Measurement(0, 9, values).to_state()))
+    assert kept - bare < 50 * len(STATISTICS) * 16  # a number, and a reference to its name

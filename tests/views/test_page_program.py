@@ -178,7 +178,7 @@ def test_cells_that_chance_explains_are_hatched(run: Any) -> None:
     assert page(f"{hatches}.length") == 3
     cell = page(f"{section}.all.filter((n) => n.tag === 'rect')[1].attributes")
     x, y = map(float, page(hatches)[1][1:].split("l")[0].split())
-    assert (x, y - float(cell["y"])) == (float(cell["x"]), pytest.approx(float(cell["height"]), abs=1.1))
+    assert (x, y - float(cell["y"])) == (float(cell["x"]), pytest.approx(float(cell["height"])))
     assert "Hatched" in page(f"{section}.childNodes[1].textContent")
     assert "Hatched" not in run(history(SCALES))("known_.page.textContent")
 

@@ -75,11 +75,11 @@ function heatmap(parent, run, matrix, [low, high]) {
   });
   const written = cell >= 24;
   const cells = rows.flatMap((row, i) => columns.map((column, j) => {
-    const x = margin + cell * j, y = margin + cell * i;
-    const rect = shape(svg, "rect", { x, y, width: Math.max(cell - 1, cell * 0.94), height: Math.max(cell - 1, cell * 0.94), rx: cell > 12 ? 2 : 0 });
+    const x = margin + cell * j, y = margin + cell * i, side = Math.max(cell - 1, cell * 0.94), half = side / 2;
+    const rect = shape(svg, "rect", { x, y, width: side, height: side, rx: cell > 12 ? 2 : 0 });
     const text = written ? shape(svg, "text", { x: x + cell / 2 - 0.5, y: y + cell / 2 + 3.5, "text-anchor": "middle" }) : null;
     if (text) text.style.fontSize = `${Math.min(11, cell * 0.36)}px`;
-    const hatch = `M${x} ${y + cell / 2}l${cell / 2} ${-cell / 2}M${x} ${y + cell}l${cell} ${-cell}M${x + cell / 2} ${y + cell}l${cell / 2} ${-cell / 2}`;
+    const hatch = `M${x} ${y + half}l${half} ${-half}M${x} ${y + side}l${side} ${-side}M${x + half} ${y + side}l${half} ${-half}`;
     return { rect, text, hatch, row, column, value: null };
   }));
   const hatches = shape(svg, "path", { class: "hatches" });
