@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_sim import SimilarityHistory, read_history
 from lightning_sim.demo import Demo, digits_loader, run_demo
 from lightning_sim.demo.terminal import meaning
 from lightning_sim.record import Measurement
+from lightning_sim.views.summary import summarize
+from lightning_sim.views.table import summary_table
 
 EPOCHS = 2
 LAYERS = ["conv1", "conv2", "conv3", "dense", "classifier"]
@@ -87,6 +90,27 @@ def test_fine_tuning_starts_from_the_checkpoint(demo: Demo) -> None:
 def test_every_network_learns_its_task(demo: Demo) -> None:
     assert list(demo.accuracies) == ["reference", "fine-tuned", "from scratch"]
     assert min(demo.accuracies.values()) > 0.5  # chance is 0.1
+
+
+def test_the_table_prints_the_errors(demo: Demo) -> None:
+    lines = [line for line in summary_table(summarize(demo.histories)).splitlines() if "conv1" in line]
+    for line, measure in zip(lines, ("cka", "nbs"), strict=True):
+        trajectory = demo.histories["fine-tuned"].trajectory(measure, layer="conv1")
+        value, error = trajectory.values[-1], trajectory.standard_errors[-1]
+        assert f"{value:.3f} ± {error:.3f}" in line or f"{value:.2f} ± {error:.2f}" in line
+        assert max(map(len, lines)) <= 80
+
+
+def test_tensorboard_draws_the_bands_of_outputs(demo: Demo) -> None:
+    events = EventAccumulator(str(demo.directory / "fine-tuned")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if "_margins/" in tag]
+    margins = {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
+    assert len(margins) == 6
+    for name in ("agreement", "jsd", "rank_correlation"):
+        shown = demo.histories["fine-tuned"].trajectory(name)
+        ends = [np.array(margins[f"similarity_margins/{name}/{end}"]) for end in ("lower", "upper")]
+        np.testing.assert_allclose(sum(ends) / 2, shown.values, atol=1e-6)
+        np.testing.assert_allclose(ends[1] - ends[0], 3.92 * shown.standard_errors, atol=1e-6)
 
 
 def test_progress_is_told_after_every_batch(demo: Demo, calls: list[str]) -> None:

@@ -46,7 +46,7 @@ def test_commands_and_code_run_in_the_order_of_the_readme(
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
-    assert re.search(r"^\[\d+ rows x 9 columns\]$", printed, re.MULTILINE)
+    assert re.search(r"^\[\d+ rows x 16 columns\]$", printed, re.MULTILINE)
     assert "'measure': 'cka'" in printed
     assert (tmp_path / "fine-tuned.png").is_file()
     assert (tmp_path / "report.html").is_file()

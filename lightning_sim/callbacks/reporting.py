@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_sim.callbacks.logged import LogScalars
 from lightning_sim.figures import heatmap_pixels
 from lightning_sim.figures.moments import START, moment
-from lightning_sim.loggers import finish_loggers, log_figures, log_sketches, setup_loggers
+from lightning_sim.loggers import finish_loggers, log_figures, log_margins, log_sketches, setup_loggers
 from lightning_sim.loggers.adapter import Pixels
 from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
@@ -57,6 +57,7 @@ class Reports:
             setup_loggers(trainer.loggers, keys, history, self._name)
         logged = measurement.values | {key.name: value for key, value in following.items()}
         log_scalars(network, {f"{self._name}/{name}": value for name, value in logged.items()}, measurement.step)
+        log_margins(trainer.loggers, measurement, self._name)
         if self._is_drawn(history):
             at = moment(measurement.epoch if trainer.global_step else START)
             log_figures(trainer.loggers, figures_of(history, self._name, at), measurement.step)

@@ -14,6 +14,7 @@ from lightning_sim._arguments import listed
 from lightning_sim._checks import check_choice
 from lightning_sim.compare.sources import SketchedRun
 from lightning_sim.measures import MEASURES, LayerMeasure, Pairs
+from lightning_sim.measures.layers import Beside, Place, chance_deviations
 from lightning_sim.record import SimilarityMatrix
 from lightning_sim.sketch import Sketch
 from lightning_sim.sketch.sketch_set import SketchSet
@@ -130,7 +131,7 @@ def run_rows(
         _require_common_samples(*([_layer(side, name, run) for name in layers] for side, run in sides))
         for name in layers:
             row, column = ({f"{name} of {run}": side[name]} for side, run in sides)
-            value = _similarities(row, column, measure, representation, estimator)
+            value, _ = _similarities(row, column, measure, representation, estimator)
             rows.append(
                 {
                     "a": first,
@@ -173,18 +174,23 @@ def _matrix(
     rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, representation: str, estimator: str
 ) -> SimilarityMatrix:
     _require_common_samples(rows.values(), columns.values())
-    values = _similarities(rows, columns, measure, representation, estimator)
-    return SimilarityMatrix(measure, representation, tuple(rows), tuple(columns), values)
+    values, chance = _similarities(rows, columns, measure, representation, estimator)
+    return SimilarityMatrix(measure, representation, tuple(rows), tuple(columns), values, chance_deviations=chance)
 
 
 def _similarities(
     rows: Mapping[str, Sketch], columns: Mapping[str, Sketch], measure: str, representation: str, estimator: str
-) -> NDArray[np.float64]:
-    """(A, B), after a warning for each layer and reason why one is NaN."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """(A, B) and their deviations by chance, after a warning for each layer and reason why one is NaN."""
     check_choice(measure, "measure", tuple(LAYER_MEASURES))
     found, pairs = LAYER_MEASURES[measure], Pairs({}, (representation,), estimator)
     xs, ys = ([found.prepare(sketch) for sketch in side.values()] for side in (rows, columns))
-    values, problems = found.similarities(xs, xs if rows is columns else ys, pairs)
+    ys = xs if rows is columns else ys
+    beside: Mapping[Place, Beside] = {}
+    if found.every_pair:
+        values, problems, beside = found.together(xs, ys, [(0, 0)], pairs)
+    else:
+        values, problems = found.similarities(xs, ys, pairs)
     said: dict[str, None] = {}
     for (i, j), problem in problems.items():
         sides = (list(rows)[i], xs[i]), (list(columns)[j], ys[j])
@@ -192,7 +198,7 @@ def _similarities(
         said |= dict.fromkeys(own or [f"{sides[0][0]} {problem}"])
     for problem in said:
         warnings.warn(f"{problem}; its similarity is NaN", UserWarning, stacklevel=4)
-    return values
+    return values, chance_deviations(values.shape, beside)
 
 
 def _require_common_samples(rows: Iterable[Sketch], columns: Iterable[Sketch]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_sim.figures.labels import without_prefix
-from lightning_sim.figures.style import DARK, MISSING, axis_label, label, new_figure, set_title
+from lightning_sim.figures.style import DARK, GREY, MISSING, axis_label, label, new_figure, set_title
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,6 +25,8 @@ _COLORS = "YlGnBu"
 _MOST_CELLS_WITH_TEXT = 12
 _MOST_ON_DASHBOARDS = 6  # which show pictures so small that numbers of more cells cannot be read
 _MOST_NAMES = 18  # on one axis
+# Lines in the cell at 0, 0.
+_HATCH = np.array([[[-0.5, 0], [0, -0.5]], [[-0.5, 0.5], [0.5, -0.5]], [[0, 0.5], [0.5, 0]]])
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Heatmap:
         low: where the colours begin; at the lowest value if None, or `high` is.
         high: where they end.
         axis_labels: what rows and columns are.
+        hatched: shape (rows, columns), cells that chance explains; None where that is not known.
     """
 
     values: NDArray[np.float32]
@@ -48,6 +51,7 @@ class Heatmap:
     low: float | None = None
     high: float | None = None
     axis_labels: tuple[str, str] = ("layers of the network", "layers of the reference")
+    hatched: NDArray[np.bool_] | None = None
 
 
 def heatmap_figure(heatmap: Heatmap) -> Figure:
@@ -64,7 +68,8 @@ def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     What stays for the next matrix of these layers is drawn once.
     """
     names = tuple(heatmap.rows), tuple(heatmap.columns)
-    axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap))
+    has_chance = heatmap.hatched is not None
+    axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap), has_chance)
     canvas: Any = axes.figure.canvas
     _show(drawn, heatmap)
     canvas.restore_region(background)
@@ -81,9 +86,11 @@ def _kept(
     high: float,
     axis_labels: tuple[str, str],
     size: tuple[float, float, float],
+    has_chance: bool,
 ) -> tuple[Axes, list[Any], Any]:
     """Axes with a laid-out heatmap, the parts of it that change, and the picture without them."""
-    blank = Heatmap(np.full((len(rows), len(columns)), np.nan, np.float32), rows, columns, "Xg", low, high, axis_labels)
+    values = np.full((len(rows), len(columns)), np.nan, np.float32)
+    blank = Heatmap(values, rows, columns, "Xg", low, high, axis_labels, np.isfinite(values) if has_chance else None)
     figure = new_figure(*size[:2])
     axes = figure.subplots()
     drawn = draw_heatmap(axes, blank, size[2], _MOST_ON_DASHBOARDS)
@@ -98,9 +105,10 @@ def draw_heatmap(
 ) -> list[Artist]:
     """The matrix and its colour scale; from the side of a cell in inches follows how much text can be read.
 
-    Returns image, title and texts of the cells, which alone are others for another matrix of the same layers.
+    Returns image, hatches, title and texts of the cells, which alone are others for another matrix of the same layers.
     """
     from matplotlib import colormaps
+    from matplotlib.collections import LineCollection
 
     low, high = _ends(heatmap)
     colors = colormaps[_COLORS].with_extremes(bad=MISSING)
@@ -118,6 +126,7 @@ def draw_heatmap(
         )
         prefix = names[0].removesuffix(short[0])
         axis_label(axis.set_label_text, f"{kind}, {prefix}*" if prefix else kind)
+    hatches = axes.add_collection(LineCollection([], colors=DARK, linewidths=0.7, alpha=0.45), autolim=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     texts = []
@@ -126,15 +135,19 @@ def draw_heatmap(
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.03, 0.05, 0.035, 0.9)))
     bar.ax.tick_params(labelsize=8, labelcolor=DARK, length=0)
     bar.outline.set_visible(False)
-    drawn = [image, set_title(axes, heatmap.title), *texts]
+    if heatmap.hatched is not None:
+        bar.set_label("hatched: chance explains it", fontsize=7.5, color=GREY)
+    drawn = [image, hatches, set_title(axes, heatmap.title), *texts]
     _show(drawn, heatmap)
     return drawn
 
 
 def _show(drawn: Sequence[Any], heatmap: Heatmap) -> None:
-    """Put values and title of a heatmap into what was drawn for another one."""
-    image, title, *texts = drawn
+    """Put values, hatches and title of a heatmap into what was drawn for another one."""
+    image, hatches, title, *texts = drawn
     image.set_data(np.ma.masked_invalid(heatmap.values))
+    cells = np.argwhere(heatmap.hatched)[:, None, None, ::-1] if heatmap.hatched is not None else np.empty((0, 1, 1, 2))
+    hatches.set_segments((cells + _HATCH).reshape(-1, 2, 2))
     title.set_text(label(heatmap.title, 60))
     low, high = image.get_clim()
     for text, value in zip(texts, heatmap.values.flat, strict=False):

@@ -35,7 +35,7 @@ _MOST_LEGEND_ENTRIES = 14
 
 
 class Line(Protocol):
-    """What a line shows: a value at each of some measurements."""
+    """What a line shows: a value at each of some measurements, and its band."""
 
     @property
     def epochs(self) -> NDArray[np.int64]:
@@ -48,6 +48,10 @@ class Line(Protocol):
     @property
     def values(self) -> NDArray[np.float64]:
         """(measurements,)."""
+
+    @property
+    def standard_errors(self) -> NDArray[np.float64]:
+        """(measurements,), NaN where there is no band."""
 
 
 Lines = Mapping[str, Line]
@@ -95,7 +99,10 @@ def panel_grid(title: str, panels: Sequence[Panel], extra: int = 0) -> tuple[Fig
 
 
 def draw_lines(axes: Axes, panel: Panel) -> None:
-    """The lines over start and epochs, or over steps where an epoch has several measurements or is not known."""
+    """The lines over start and epochs, or over steps where an epoch has several measurements or is not known.
+
+    Bands are 1.96 standard errors wide on both sides.
+    """
     from matplotlib.ticker import MaxNLocator
 
     colors = depth_colors(len(panel.lines)) if panel.by_depth else itertools.cycle(OUTPUT_COLORS)
@@ -106,6 +113,9 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
         style: dict[str, Any] = {"color": color, "linewidth": 1.7, "markersize": 3.2}
         style["marker"] = "o" if len(line.values) <= 30 else None
         axes.plot(x, line.values, label=name, **style)
+        if np.isfinite(line.standard_errors).any():
+            band = line.values + np.multiply.outer([-1.96, 1.96], line.standard_errors)
+            axes.fill_between(x, *band, color=color, alpha=0.18, linewidth=0.8)  # of one point it is the edge
     if repeated:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     axis_label(axes.set_xlabel, "step" if repeated else mark_epochs(axes.xaxis, np.concatenate([[], *at])))

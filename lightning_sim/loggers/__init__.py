@@ -20,13 +20,13 @@ from lightning_sim.loggers.adapter import LoggerAdapter, Pixels
 from lightning_sim.loggers.generic import CometAdapter, ImageAdapter, MlflowAdapter, SilentAdapter
 from lightning_sim.loggers.tensorboard import TensorBoardAdapter
 from lightning_sim.loggers.wandb import WandbAdapter
-from lightning_sim.record import Key, SimilarityHistory
+from lightning_sim.record import Key, Measurement, SimilarityHistory
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from matplotlib.figure import Figure
 
-__all__ = ["finish_loggers", "log_figures", "log_scalars", "log_sketches", "setup_loggers"]
+__all__ = ["finish_loggers", "log_figures", "log_margins", "log_scalars", "log_sketches", "setup_loggers"]
 
 # The first that takes a logger is its own.
 _ADAPTERS: tuple[LoggerAdapter, ...] = (
@@ -68,6 +68,16 @@ def log_scalars(loggers: Iterable[Logger], scalars: Mapping[str, float], step: i
         with _going_on(logger):
             logger.log_metrics(dict(scalars), step=step)
             logger.save()
+
+
+def log_margins(loggers: Iterable[Logger], measurement: Measurement, monitor: str = "similarity") -> None:
+    """Give the bands of values to the loggers that draw any: TensorBoard gets those of outputs, and nobody the layers'.
+
+    They are scalars to it, two a value, which for all layers nobody would find their way through.
+    """
+    for logger, adapter in _adapted(loggers):
+        with _going_on(logger):
+            adapter.write_margins(logger, measurement, monitor)
 
 
 def log_figures(loggers: Iterable[Logger], figures: Mapping[str, Callable[[], Figure | Pixels]], step: int) -> None:

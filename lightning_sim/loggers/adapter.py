@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_sim.record import Key, SimilarityHistory
+from lightning_sim.record import Key, Measurement, SimilarityHistory
 
 __all__ = ["LoggerAdapter", "Pixels"]
 
@@ -28,6 +28,9 @@ class LoggerAdapter:
 
     def set_up(self, logger: Any, keys: Iterable[Key], history: SimilarityHistory, monitor: str) -> None:
         """Prepare its pages for scalars of these keys."""
+
+    def write_margins(self, logger: Any, measurement: Measurement, monitor: str) -> None:
+        """Log the bands of values, where the logger draws any."""
 
     def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Log the pixels of figures by their names."""

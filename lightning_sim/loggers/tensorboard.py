@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning_sim.loggers.adapter import LoggerAdapter, Pixels
-from lightning_sim.record import Key, SimilarityHistory
+from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.record.correlations import CORRELATION
 from lightning_sim.record.naming import shown_as
 
@@ -37,15 +37,39 @@ class TensorBoardAdapter(LoggerAdapter):
         prefix = shown_as(logger, monitor)
         layout = self._layouts.setdefault(logger, {})
         layout[prefix] = _charts(keys, history, prefix)
+        for measurement in history.measurements[-1:]:
+            layout[prefix] |= {
+                f"{key.name}, 95% interval": ["Margin", [f"{prefix}/{key.name}", *ends]]
+                for key, ends in _margins(measurement, prefix).items()
+            }
         logger.experiment.add_custom_scalars(layout)
         # Indented by four spaces it is a code block: names are shown as they are.
         text = textwrap.indent(json.dumps(history.metadata, indent=2), "    ")
         logger.experiment.add_text(f"{prefix}/metadata", text)
 
+    def write_margins(self, logger: Any, measurement: Measurement, monitor: str) -> None:
+        """Add the ends of the 95% intervals, beside the monitor's own scalars and not among them."""
+        for ends in _margins(measurement, shown_as(logger, monitor)).values():
+            for tag, end in ends.items():
+                logger.experiment.add_scalar(tag, end, measurement.step)
+
     def write_figures(self, logger: Any, figures: Mapping[str, Pixels], step: int) -> None:
         """Add every figure as an image."""
         for name, pixels in figures.items():
             logger.experiment.add_image(name, pixels, global_step=step, dataformats="HWC")
+
+
+def _margins(measurement: Measurement, prefix: str) -> dict[Key, dict[str, float]]:
+    """The ends of the 95% interval of every value of no layer that has an error, by tag."""
+    errors = measurement.statistics.get("standard_error", {})
+    return {
+        key: {
+            f"{prefix}_margins/{key.name}/{end}": measurement.by_key[key] + width * error
+            for end, width in (("lower", -1.96), ("upper", 1.96))
+        }
+        for key, error in errors.items()
+        if key.layer is None
+    }
 
 
 def _charts(keys: Iterable[Key], history: SimilarityHistory, prefix: str) -> dict[str, list[Any]]:

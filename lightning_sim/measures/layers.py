@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from lightning_sim.record.measurement import SimilarityMatrix
 from lightning_sim.record.scale import Scale
 from lightning_sim.sketch import Tang2020Sketch
 
-__all__ = ["Beside", "LayerFunction", "LayerMeasure", "Place"]
+__all__ = ["Beside", "LayerFunction", "LayerMeasure", "Place", "chance_deviations"]
 
 Place = tuple[int, int]
 Beside = dict[str, Any]  # statistics of one value by name, and its "note"
@@ -103,7 +103,8 @@ class LayerMeasure(Measure):
                 found.notes[key] = str(note)
             found.add(key, float(matrix[row, column]), reason or reasons.get((row, column)), statistics)
         if self.every_pair:
-            found.matrices.append(SimilarityMatrix(self.name, representation, tuple(rows), tuple(columns), matrix))
+            sides, chance = (tuple(rows), tuple(columns)), chance_deviations(matrix.shape, beside)
+            found.matrices.append(SimilarityMatrix(self.name, representation, *sides, matrix, chance_deviations=chance))
 
     def _prepared(
         self, side: Side, layers: Sequence[str], representation: str, where: str
@@ -120,6 +121,14 @@ class LayerMeasure(Measure):
             if problem is not None:
                 problems[place] = problem + where
         return found, problems
+
+
+def chance_deviations(shape: tuple[int, ...], beside: Mapping[Place, Beside]) -> NDArray[np.float64] | None:
+    """Of the cells of a matrix, where any is known."""
+    found = np.full(shape, np.nan)
+    for place, statistics in beside.items():
+        found[place] = statistics.get("chance_deviation", np.nan)
+    return None if np.isnan(found).all() else found
 
 
 class LayerFunction(LayerMeasure):

@@ -42,7 +42,7 @@ class _OfSketches(LayerMeasure):
     def together(
         self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
     ) -> tuple[NDArray[np.float64], dict[Place, str], dict[Place, Beside]]:
-        """With the standard errors of counterparts, and what chance would give."""
+        """With the standard errors of counterparts, and what chance would give, also where others are compared."""
         if self.every_pair:
             return self._by_samples(xs, ys, counterparts, pairs)
         values = np.full((len(xs), len(ys)), np.nan)
@@ -71,13 +71,12 @@ class _OfSketches(LayerMeasure):
                     groups.setdefault(samples, ([], []))[side].append(index)
         for mine, theirs in groups.values():
             if mine and theirs:
-                held = [(i, j) for i, j in counterparts if i in mine and j in theirs]
-                wanted = {(mine.index(i), theirs.index(j)): (i, j) for i, j in held}
+                wanted = [(mine.index(i), theirs.index(j)) for i, j in counterparts if i in mine and j in theirs]
                 block, of_block = self._of_the_same_samples(
-                    [xs[i] for i in mine], [ys[j] for j in theirs], list(wanted), pairs
+                    [xs[i] for i in mine], [ys[j] for j in theirs], wanted, pairs
                 )
                 values[np.ix_(mine, theirs)] = block
-                beside |= {wanted[place]: statistics for place, statistics in of_block.items()}
+                beside |= {(mine[i], theirs[j]): statistics for (i, j), statistics in of_block.items()}
         undefined = np.argwhere(np.isnan(values)).tolist()
         return values, {(i, j): self._reason(xs[i], ys[j], pairs) for i, j in undefined}, beside
 
@@ -130,9 +129,10 @@ class CenteredKernelAlignmentOfLayers(_OfSketches):
             return super()._of_the_same_samples(xs, ys, counterparts, pairs)
         found = alignments(xs, ys, estimator=pairs.estimator, pairs=counterparts)  # a Gram serves all of its pairs
         values, errors, chance = (part.to("cpu").double().numpy() for part in found[:3])
-        beside: dict[Place, Beside] = {}
+        unbiased = np.argwhere(np.isfinite(values)).tolist() if pairs.estimator == "unbiased" else ()
+        beside: dict[Place, Beside] = {(i, j): {"chance_deviation": chance[i, j]} for i, j in unbiased}
         for i, j in found.shares:
-            beside[i, j] = {"standard_error": errors[i, j]}
+            beside.setdefault((i, j), {})["standard_error"] = errors[i, j]
             if pairs.estimator == "unbiased":
                 beside[i, j] |= _against_chance(xs[i], ys[j], values[i, j], chance[i, j])
                 beside[i, j] |= _carried(found.shares[i, j], found.units, beside[i, j]["z"])

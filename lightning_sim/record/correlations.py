@@ -24,6 +24,7 @@ __all__ = [
     "Method",
     "correlate",
     "correlation_key",
+    "errors_of",
     "live_correlations",
     "numbers_of",
     "paired",
@@ -66,6 +67,11 @@ def live_correlations(measurements: Sequence[Measurement]) -> dict[Key, float]:
 def numbers_of(measurements: Iterable[Measurement], key: Key) -> NDArray[np.float64]:
     """One number in every measurement, shape (measurements,); NaN where it was not measured."""
     return np.array([m.number(key) for m in measurements], dtype=np.float64)
+
+
+def errors_of(measurements: Iterable[Measurement], key: Key) -> NDArray[np.float64]:
+    """Its standard errors, likewise; NaN where it has none."""
+    return np.array([m.statistic("standard_error", key) for m in measurements], dtype=np.float64)
 
 
 def paired(

@@ -8,22 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lightning_sim._arguments import described
 from lightning_sim.figures import Panel, draw_heatmap, panel_grid
 from lightning_sim.figures.moments import moment, placed
 from lightning_sim.functional.correlation import CorrelationResult
 from lightning_sim.record.asking import asked_key, found_matrix, keys_of, layers_of, listed
 from lightning_sim.record.change import Change, change_between
-from lightning_sim.record.correlations import Method, correlate, numbers_of, paired
+from lightning_sim.record.correlations import Method, correlate, paired
 from lightning_sim.record.file import RecordWriter
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 from lightning_sim.record.reading import read_run
 from lightning_sim.record.scale import Scale
 from lightning_sim.record.table import COLUMNS, data_frame, joined, of_measure, tidy_columns, wide_frame
-from lightning_sim.record.trajectory import Trajectory, panels_of
+from lightning_sim.record.trajectory import Trajectory, panels_of, trajectory_over
 
 if TYPE_CHECKING:
     import pandas
@@ -116,8 +114,7 @@ class SimilarityHistory:
             representation: for measures of layers; ``"weights"`` for wCKA.
             condition: of the samples; empty for the samples as they are.
 
-        Raises:
-            ValueError: if nothing of that name was measured; the message says what was.
+        Nothing of that name is a ValueError, which says what was measured.
         """
         key = asked_key(self.measurements, self._order(), measure, layer, representation, condition)
         return self.trajectory_of(key)
@@ -131,18 +128,12 @@ class SimilarityHistory:
         to_epoch: int | None = None,
         **of: str,
     ) -> Change:
-        """How much a `trajectory`, of a representation and condition, has changed: from start to end, or these epochs.
-
-        Epochs that were not measured are refused with a ValueError.
-        """
+        """How much a `trajectory` has changed: from start to end, or these epochs, of which others are a ValueError."""
         return change_between(self.trajectory(measure, layer=layer, **of), from_epoch, to_epoch)
 
     def trajectory_of(self, key: Key) -> Trajectory:
         """The trajectory of one of `keys`; empty for what was never measured."""
-        found = [m for m in self.measurements if m.number(key) is not None]
-        epochs, steps = (np.array([getattr(m, moment) for m in found], dtype=np.int64) for moment in ("epoch", "step"))
-        errors = np.array([m.statistic("standard_error", key) for m in found], dtype=np.float64)
-        return Trajectory(key.name, epochs, steps, numbers_of(found, key), errors)
+        return trajectory_over(self.measurements, key)
 
     def matrix(
         self,
@@ -172,19 +163,18 @@ class SimilarityHistory:
 
         With `layer`, and between two measures of outputs, it is over the measurements, as in "does CKA of this layer
         fall when the outputs diverge?"; else over the layers of one, as in "do CKA and NBS order the layers alike?".
-
-        The values are treated as exact, and measurements of one run are not independent: over them the interval is too
+        Values are treated as exact, and measurements of one run are not independent: the interval over them is too
         narrow and the p-value too small.
 
         Args:
             first: a measure, of layers or of outputs; the x of the slope.
             second: the other one; a trajectory of outputs belongs to every layer.
-            layer: as in `trajectory`.
-            representation: for measures of layers.
+            layer: as in `trajectory`, like `representation` and `condition`, which hold for both measures.
+            representation: likewise.
             epoch: over layers: the last measurement of this epoch; the very last one by default.
             method: ``"pearson"`` or ``"spearman"``.
             confidence: coverage of the interval.
-            condition: of the samples, for both measures.
+            condition: likewise.
 
         Returns:
             ``CorrelationResult(value, low, high, p_value, slope)``; all NaN for fewer than four pairs of finite
@@ -218,7 +208,6 @@ class SimilarityHistory:
                 all are of one kind, else by its logged name, and ``against`` which layer of the reference in matrices.
 
         Raises:
-            ModuleNotFoundError: if pandas is not installed.
             ValueError: if the measure was never measured; the message says what was.
         """
         columns = self._columns(matrices)

@@ -6,7 +6,8 @@ r"""The lines of the record ``similarity/record.jsonl``: one JSON object each, i
 ``{"kind": "keys", "keys": [[measure, representation, layer, condition], ...]}``
     What the values of the measurements below stand for, until the next such line.
 ``{"kind": "matrix", "epoch", "step", "measure", "representation", "condition", "rows", "columns", "values"}``
-    ``values[i][j]`` compares layer ``rows[i]`` of the network with layer ``columns[j]`` of the reference.
+    ``values[i][j]`` compares layer ``rows[i]`` of the network with layer ``columns[j]`` of the reference. Where there
+    are any, ``chance_deviations`` are numbers like them, of float16, or the one number that they all are.
 ``{"kind": "measurement", "epoch", "step", "seconds", "matrices", "values"}``
     ``values`` are numbers in the order of the keys; ``matrices`` says how many of the lines just above belong to this
     measurement. Where there is any, ``statistics`` maps ``standard_error`` and others to numbers in that order too,
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_sim.record.key import Key
 from lightning_sim.record.measurement import Measurement, SimilarityMatrix
@@ -44,7 +46,7 @@ __all__ = [
 SCHEMA = 2
 _READABLE = (1, SCHEMA)
 _OF_WRITER = ("kind", "schema", "run_id", "monitor")  # keys of the header that are not metadata
-_MATRIX_KEYS = ("measure", "representation", "rows", "columns", "values", "condition")
+_MATRIX_KEYS = ("measure", "representation", "rows", "columns", "values", "condition", "chance_deviations")
 
 
 def checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def measurement_lines(measurement: Measurement, known: Sequence[Key] | None = No
                 "rows": matrix.rows,
                 "columns": matrix.columns,
                 "values": [_numbers(row) for row in matrix.values],
+                **_chance(matrix),
             }
         )
         for matrix in measurement.matrices
@@ -113,7 +116,7 @@ class MatrixLine:
         Raises:
             ValueError: if the line holds none, with its place.
         """
-        found = {"condition": "", **parse(self.line, self.where)}
+        found = {"condition": "", "chance_deviations": None, **parse(self.line, self.where)}
         try:
             return SimilarityMatrix(**{key: found[key] for key in _MATRIX_KEYS})
         except (KeyError, TypeError, ValueError) as error:
@@ -210,7 +213,14 @@ def _line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def _numbers(values: Iterable[Any]) -> list[float | None]:
-    numbers = np.fromiter(values, dtype=np.float32)
+def _chance(matrix: SimilarityMatrix) -> dict[str, Any]:
+    chance = matrix.distinct_chance_deviations
+    if chance is None:
+        return {}
+    return {"chance_deviations": [_numbers(row, np.float16) for row in chance] if chance.ndim else float(str(chance))}
+
+
+def _numbers(values: Iterable[Any], dtype: type[np.floating[Any]] = np.float32) -> list[float | None]:
+    numbers: NDArray[Any] = np.fromiter(values, dtype=dtype)
     finite = np.isfinite(numbers)
     return [float(str(number)) if ok else None for number, ok in zip(numbers, finite, strict=True)]

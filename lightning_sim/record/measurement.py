@@ -37,9 +37,11 @@ class SimilarityMatrix:
         columns: layers of the reference.
         values: shape (rows, columns), kept as float32; NaN where a value could not be computed, or is infinite.
         condition: what was done to the samples; empty for the samples as they are.
+        chance_deviations: how far from 0 unrelated layers read, as a standard deviation: one number, or shape (rows,
+            columns), kept as float16; None where that is not known.
 
     Raises:
-        ValueError: if `values` does not have the shape (rows, columns), or is empty.
+        ValueError: if `values` or `chance_deviations` do not have the shape (rows, columns), or it is empty.
     """
 
     measure: str
@@ -48,11 +50,15 @@ class SimilarityMatrix:
     columns: tuple[str, ...]
     values: NDArray[Any]
     condition: str = ""
+    chance_deviations: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "values", _as_float32(self.values))
+        if self.chance_deviations is not None:
+            found = np.broadcast_to(np.array(self.chance_deviations, dtype=np.float16), self.values.shape)
+            object.__setattr__(self, "chance_deviations", np.where(np.isnan(self.values), np.float16(np.nan), found))
         if self.values.shape != (len(self.rows), len(self.columns)) or not self.values.size:
             raise ValueError(
                 f"`values` of the {self.measure!r} matrix must have the shape (rows, columns) = "
@@ -67,9 +73,28 @@ class SimilarityMatrix:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SimilarityMatrix):
             return NotImplemented
-        return (self.key, self.rows, self.columns) == (other.key, other.rows, other.columns) and np.array_equal(
-            self.values, other.values, equal_nan=True
+        mine, theirs = self.chance_deviations, other.chance_deviations
+        return (
+            (self.key, self.rows, self.columns, mine is None) == (other.key, other.rows, other.columns, theirs is None)
+            and np.array_equal(self.values, other.values, equal_nan=True)
+            and (mine is None or theirs is None or np.array_equal(mine, theirs, equal_nan=True))
         )
+
+    @property
+    def explained_by_chance(self) -> NDArray[np.bool_]:
+        """Cells within three deviations of what unrelated layers read, shape (rows, columns); none where not known."""
+        if self.chance_deviations is None:
+            return np.zeros(self.values.shape, dtype=np.bool_)
+        found: NDArray[np.bool_] = np.abs(self.values) < 3 * self.chance_deviations.astype(np.float32)
+        return found
+
+    @property
+    def distinct_chance_deviations(self) -> NDArray[np.float16] | None:
+        """`chance_deviations`, or the one number that all of them are, for what keeps them."""
+        if self.chance_deviations is None:
+            return None
+        known = np.unique(self.chance_deviations[~np.isnan(self.chance_deviations)])
+        return known[0] if len(known) == 1 else self.chance_deviations
 
     def __repr__(self) -> str:
         rows, columns = self.values.shape
@@ -88,10 +113,12 @@ class SimilarityMatrix:
         """What `plot` draws."""
         scale = scale or Scale()
         shown = self.key.title if title is None else title
-        return Heatmap(self.values, self.rows, self.columns, shown, scale.low, scale.high)
+        by_chance = None if self.chance_deviations is None else self.explained_by_chance
+        return Heatmap(self.values, self.rows, self.columns, shown, scale.low, scale.high, hatched=by_chance)
 
     def to_state(self) -> dict[str, Any]:
-        """The matrix as strings, lists and one tensor."""
+        """The matrix as strings, lists and tensors."""
+        chance = self.distinct_chance_deviations
         return {
             "measure": self.measure,
             "representation": self.representation,
@@ -99,11 +126,13 @@ class SimilarityMatrix:
             "columns": list(self.columns),
             "values": torch.from_numpy(self.values.copy()),
             "condition": self.condition,
+            "chance_deviations": None if chance is None else torch.tensor(chance) if chance.ndim else float(chance),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> SimilarityMatrix:
         """The inverse of `to_state`."""
+        chance = state.get("chance_deviations")
         return cls(
             str(state["measure"]),
             str(state["representation"]),
@@ -111,6 +140,7 @@ class SimilarityMatrix:
             tuple(state["columns"]),
             state["values"].cpu().numpy(),
             str(state.get("condition", "")),
+            None if chance is None else torch.as_tensor(chance).cpu().numpy(),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_sim.figures import Panel, lines_figure
+from lightning_sim.record.correlations import errors_of, numbers_of
 from lightning_sim.record.key import Key
+from lightning_sim.record.measurement import Measurement
 from lightning_sim.record.scale import Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Trajectory", "panels_of"]
+__all__ = ["Trajectory", "panels_of", "trajectory_over"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,13 @@ class Trajectory:
     def plot(self) -> Figure:
         """Value against epoch; needs the extra ``plot``."""
         return lines_figure(Panel(self.name, {self.name: self}))
+
+
+def trajectory_over(measurements: Sequence[Measurement], key: Key) -> Trajectory:
+    """Of one number, over those measurements that have it."""
+    found = [m for m in measurements if m.number(key) is not None]
+    epochs, steps = (np.array([getattr(m, moment) for m in found], dtype=np.int64) for moment in ("epoch", "step"))
+    return Trajectory(key.name, epochs, steps, numbers_of(found, key), errors_of(found, key))
 
 
 def panels_of(trajectories: Mapping[Key, Trajectory], scale: Callable[[str], Scale]) -> list[Panel]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lightning_sim._precision import full_precision
@@ -54,7 +55,8 @@ def chance_deviations(terms: HsicTerms, sketch: CenteredSums, rows: list[int], c
     n = len(terms.diagonals[0])
     pairs = n * (n - 3) if sketch.count == n else n * (n - 1)  # a bucket of several samples has a sign as well
     # A numerator of two folds is the mean of two products, of Grams whose norms are inflated by the folds' noise.
-    (k1, k2), (l1, l2) = terms.norms[rows].T[..., None], terms.norms[columns].T[:, None]
+    norms = torch.where(terms.norms > 0, terms.norms, torch.nan)
+    (k1, k2), (l1, l2) = norms[rows].T[..., None], norms[columns].T[:, None]
     own = terms.own[rows][:, None] * terms.own[columns]
     inflated: Tensor = (k1 * l2 + k2 * l1 + 2 * own) / (4 * own)
     return (inflated * 2 / pairs).sqrt()

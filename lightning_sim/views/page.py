@@ -17,7 +17,7 @@ import numpy as np
 from lightning_sim.figures.labels import without_prefix
 from lightning_sim.figures.moments import placed
 from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory
-from lightning_sim.record.correlations import LEAST_POINTS, correlate, numbers_of
+from lightning_sim.record.correlations import LEAST_POINTS, correlate, errors_of, numbers_of
 from lightning_sim.views.pictures import SIMILAR
 from lightning_sim.views.summary import ordered_keys, summarize
 
@@ -137,9 +137,27 @@ def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str,
         "steps": [measurement.step for measurement in kept],
         "axis": "epoch" if len(set(epochs)) == len(epochs) else "step",
         "values": {key.name: _numbers(numbers_of(kept, key), 5) for key in keys if key in held},
+        "errors": _errors(kept, keys),
+        "notes": _notes(kept),
         "matrices": _matrices(history),
         "configuration": dict(_flat({k: v for k, v in history.metadata.items() if k != "scales"})),
     }
+
+
+def _errors(measurements: Sequence[Measurement], keys: Sequence[Key]) -> dict[str, list[float | None]]:
+    """Of the values that have any."""
+    held = {key for measurement in measurements for key in measurement.statistics.get("standard_error", ())}
+    return {key.name: _numbers(errors_of(measurements, key), 2) for key in keys if key in held}
+
+
+def _notes(measurements: Sequence[Measurement]) -> dict[str, dict[str, Any]]:
+    """Which values of a name have a note, and the newest one: they are long, and differ little."""
+    found: dict[str, dict[str, Any]] = {}
+    for place, measurement in enumerate(measurements):
+        for key, note in measurement.notes.items():
+            found.setdefault(key.name, {"at": []})["at"].append(place)
+            found[key.name]["text"] = note
+    return found
 
 
 def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
@@ -163,7 +181,9 @@ def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
                 },
             )
             if (kind["rows"], kind["columns"]) == (list(matrix.rows), list(matrix.columns)):
-                frame = {"epoch": at, "step": measurement.step}
+                frame: dict[str, Any] = {"epoch": at, "step": measurement.step}
+                if (by_chance := matrix.explained_by_chance).any():
+                    frame["chance"] = "".join(map(str, by_chance.astype(int).ravel()))
                 kind["frames"].insert(0, frame | {"values": _numbers(matrix.values.ravel().tolist(), 3)})
     return list(kinds.values())
 

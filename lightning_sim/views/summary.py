@@ -16,7 +16,8 @@ from lightning_sim.record.table import KEY_COLUMNS
 
 __all__ = ["COLUMNS", "Row", "ordered_keys", "summarize", "trend_per_epoch"]
 
-COLUMNS = ("run", *KEY_COLUMNS, "measurements", "first", "last", "minimum", "epoch_of_minimum", "trend")
+_OF_LAST = ("standard_error", "p_value", "note")
+COLUMNS = ("run", *KEY_COLUMNS, "measurements", "first", "last", "minimum", "epoch_of_minimum", "trend", *_OF_LAST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,9 @@ class Row:
         when: The same as text: ``"start"`` before the training, ``"-"`` for None.
         trend: Slope of the least-squares line through the finite values, per epoch.
         span: Epochs from the first finite value to the last.
+        standard_error: Of the last finite value; NaN where it has none.
+        p_value: Of that value against chance; likewise.
+        note: What is to be known of it, in words; or None.
     """
 
     run: str
@@ -48,6 +52,9 @@ class Row:
     when: str
     trend: float
     span: float
+    standard_error: float
+    p_value: float
+    note: str | None
 
     def to_record(self) -> dict[str, Any]:
         """The row under the names `COLUMNS`, for JSON and CSV; None stands for NaN."""
@@ -102,6 +109,9 @@ def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
     finite = np.flatnonzero(np.isfinite(trajectory.values))
     values = trajectory.values[finite]
     lowest = int(finite[values.argmin()]) if len(values) else None
+    held = [m for m in history.measurements if m.number(key) is not None]
+    newest = held[finite[-1]] if len(values) else None
+    error, p = ((newest and newest.statistic(name, key)) for name in ("standard_error", "p_value"))
     return Row(
         run=run,
         key=key,
@@ -114,4 +124,7 @@ def _row(run: str, key: Key, history: SimilarityHistory) -> Row:
         when="-" if lowest is None else moment(int(at[lowest])).removeprefix("epoch "),
         trend=trend_per_epoch(trajectory),
         span=float(np.ptp(_in_epochs(trajectory)[finite])) if len(values) else 0.0,
+        standard_error=math.nan if error is None else error,
+        p_value=math.nan if p is None else p,
+        note=newest.notes.get(key) if newest else None,
     )

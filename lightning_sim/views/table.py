@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,12 +23,14 @@ def summary_table(rows: Sequence[Row], *, width: int = 80) -> str:
     """A section per measure of layers; sparklines of one measure share their scale, so that layers can be compared.
 
     Args:
-        rows: From `summarize`.
+        rows: From `summarize`. Last values have their standard error behind them.
         width: Of the terminal, in letters: a wide one gets longer sparklines.
     """
-    bars = 12 if width < 100 else 24
-    run_letters = min(max((len(row.run) for row in rows), default=0), 14) if len({row.run for row in rows}) > 1 else 0
-    layer_letters = max(width - run_letters - bars - 42, 12)  # what the numbers leave
+    letters_of_errors = 0 if all(math.isnan(row.standard_error) for row in rows) else 8
+    bars = 24 if width >= 100 else 6 if letters_of_errors else 12
+    most_of_run = 12 if letters_of_errors else 14
+    run_letters = min(max(len(row.run) for row in rows), most_of_run) if len({row.run for row in rows}) > 1 else 0
+    layer_letters = max(width - run_letters - bars - 42 - letters_of_errors, 12)  # what the numbers leave
     head = ["layer", *["run"] * bool(run_letters), "first", "last", "min", "epoch", "trend", ""]
     lines: list[list[str] | str] = []  # a line of one text is a title
     for title, section in _sections(rows).items():
@@ -38,11 +41,14 @@ def summary_table(rows: Sequence[Row], *, width: int = 80) -> str:
             label = row.key.name if row.key.layer is None else row.key.layer
             cells = ["" if label == previous else f"  {shortened(label, layer_letters)}"]
             cells += [shortened(row.run, run_letters)] * bool(run_letters)
-            cells += [_number(value, row.scale) for value in (row.first, row.last, row.minimum)]
+            last = _with_error(row.last, row.standard_error, row.scale)
+            cells += [_number(row.first, row.scale), last, _number(row.minimum, row.scale)]
             cells += [row.when, _trend(row)]
             lines.append([*cells, sparkline(row.values, *ranges[row.key.measure], bars)])
             previous = label
-    return _aligned(head, lines)
+    names = dict.fromkeys(f"{row.key.title} of {row.key.layer}" for row in rows if row.note)
+    marked = f"Few samples carry {printable('; '.join(names))}: the report says which."
+    return "\n".join([_aligned(head, lines), *(textwrap.wrap(marked, width) if names else ())])
 
 
 def sparkline(values: NDArray[np.float64], low: float, high: float, most: int = 24) -> str:
@@ -108,6 +114,16 @@ def _number(value: float, scale: Scale) -> str:
     if not scale.bounded:
         return _short(value)
     return f"{round(value, 3) + 0.0:.3f}"  # adding zero takes the sign from -0.000
+
+
+def _with_error(value: float, error: float, scale: Scale) -> str:
+    """With no more digits than the error leaves."""
+    if math.isnan(error):
+        return _number(value, scale)
+    if not scale.bounded:
+        return f"{_short(value)} ± {_short(float(f'{error:.1g}'))}"
+    digits = 2 if error >= 0.0095 else 3
+    return f"{round(value, digits) + 0.0:.{digits}f} ± {error:.{digits}f}"
 
 
 def _short(value: float) -> str:

@@ -54,6 +54,20 @@ def test_layers_with_layers_are_the_sketches_own_similarities(measure):
             assert matrix.values[i, j] == pytest.approx(float(expected), abs=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"num_projections": 8}])
+def test_cells_that_chance_explains_are_known(sizes):
+    """Of 60 samples the standard deviation is sqrt(2 / (60 * 57)), and more with folds of the 10 columns."""
+    a, b = network(1, **sizes), network(2, layers=["x", "y"], drift=1000, **sizes)
+    matrix = layer_matrix(a, b)
+    exact = (2 / (60 * 57)) ** 0.5
+    factors = matrix.chance_deviations / exact
+    assert (factors > 1.05).all() if sizes else factors == pytest.approx(np.ones((3, 2)), rel=1e-3)
+    assert matrix.explained_by_chance.all()
+    assert not layer_matrix(a, a).explained_by_chance.any()
+    for other in (layer_matrix(a, b, "nbs"), layer_matrix(a, b, estimator="biased")):
+        assert other.chance_deviations is None
+
+
 def test_a_network_with_itself():
     held = network(1)
     for measure in ("cka", "nbs"):

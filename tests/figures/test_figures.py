@@ -15,13 +15,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from lightning_sim.figures import heatmap_figure, heatmap_pixels
 from lightning_sim.figures.heatmap import _kept
 from lightning_sim.measures import MEASURES
-from lightning_sim.record import Measurement, Scale, SimilarityHistory, SimilarityMatrix
+from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory, SimilarityMatrix
 from lightning_sim.views import comparison_figure, correlation_figure
 
 from ..loggers.runs import HOSTILE, example_history
 
 
-def matrix_of(values: np.ndarray, measure: str = "cka") -> SimilarityMatrix:
+def matrix_of(values: np.ndarray, measure: str = "cka", chance_deviations: float | None = None) -> SimilarityMatrix:
     rows, columns = values.shape
     return SimilarityMatrix(
         measure,
@@ -29,6 +29,7 @@ def matrix_of(values: np.ndarray, measure: str = "cka") -> SimilarityMatrix:
         tuple(f"mine {i}" for i in range(rows)),
         tuple(f"theirs {i}" for i in range(columns)),
         values,
+        chance_deviations=chance_deviations,
     )
 
 
@@ -101,16 +102,19 @@ def test_names_of_fifty_layers_do_not_overlap(tmp_path: Path) -> None:
         assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
 
 
+@pytest.mark.parametrize("chance", [None, 0.2])
 @pytest.mark.parametrize("size", [(9, 14), (4, 6)])
 def test_a_matrix_of_the_same_layers_is_drawn_without_a_layout(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], chance: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layouts: list[Figure] = []
     execute = ConstrainedLayoutEngine.execute
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: (layouts.append(fig), execute(self, fig)))
     _kept.cache_clear()
     heatmaps = [
-        matrix_of(np.random.default_rng(seed).uniform(size=size) - (seed == 2)).heatmap(f"cka, epoch {seed}", scale)
+        matrix_of(np.random.default_rng(seed).uniform(size=size) - (seed == 2), chance_deviations=chance).heatmap(
+            f"cka, epoch {seed}", scale
+        )
         for seed, scale in enumerate([MEASURES["cka"].scale] * 3)
     ]
     pixels = [heatmap_pixels(heatmap) for heatmap in heatmaps]
@@ -120,6 +124,22 @@ def test_a_matrix_of_the_same_layers_is_drawn_without_a_layout(
         figure.canvas.draw()
         np.testing.assert_array_equal(shown, np.array(figure.canvas.buffer_rgba())[..., :3])
     assert (pixels[0] != pixels[1]).any()
+
+
+def test_cells_that_chance_explains_are_hatched_and_no_others(tmp_path: Path) -> None:
+    """Three lines each, within the cell."""
+    values = np.full((8, 9), 0.5)
+    values[0, 0], values[2, 5], values[3, 3] = 0.02, -0.02, 0.04
+    scale = MEASURES["cka"].scale
+    heatmaps = [matrix_of(values, chance_deviations=chance).heatmap(scale=scale) for chance in (0.01, 0.001)]
+    axes = image_of(drawn(heatmap_figure(heatmaps[0]), tmp_path))
+    centres = [segment.mean(0).round().tolist() for segment in axes.collections[0].get_segments()]
+    assert sorted(map(tuple, centres)) == [(0, 0)] * 3 + [(5, 2)] * 3
+    assert axes.child_axes[0].get_ylabel() == "hatched: chance explains it"
+    hatched, bare = (heatmap_pixels(heatmap) for heatmap in heatmaps)
+    assert 50 < (hatched != bare).any(2).sum() < hatched[..., 0].size / 50  # and everything else stays in its place
+    unknown = matrix_of(values).heatmap(scale=scale)
+    assert image_of(heatmap_figure(unknown)).child_axes[0].get_ylabel() == ""
 
 
 @pytest.mark.parametrize(("size", "colors"), [(6, True), (7, False)])
@@ -199,6 +219,24 @@ def test_a_history_is_one_panel_per_measure_the_outputs_and_the_last_matrix(tmp_
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["cka, features", "nbs, features", "wcka, weights", "outputs", "cka, features, epoch 2"]
     np.testing.assert_array_equal(image_of(figure).images[0].get_array(), history.matrix(epoch=2).values)
+
+
+def test_bands_are_as_wide_as_the_errors_say(tmp_path: Path) -> None:
+    """Without a band where there is no error, and without a line from one to the next there."""
+    errors = (0.01, 0.02, None, 0.05)
+    history = SimilarityHistory({})
+    for epoch, error in enumerate(errors):
+        statistics = {} if error is None else {"standard_error": {Key("jsd"): error}}
+        history.append(Measurement(epoch, epoch, {"jsd": 0.5, "agreement": 0.5}, statistics=statistics))
+    for figure in (history.plot(), history.trajectory("jsd").plot()):
+        axes = next(a for a in drawn(figure, tmp_path).axes if a.get_title(loc="left") == "jsd")
+        (band,) = axes.collections
+        corners = {tuple(corner) for path in band.get_paths() for corner in path.vertices.round(4).tolist()}
+        widths = [(epoch, error) for epoch, error in enumerate(errors) if error is not None]
+        assert corners == {(at, round(0.5 + 1.96 * end * e, 4)) for at, e in widths for end in (-1, 1)}
+        assert len(band.get_paths()) == 2
+    (axes,) = drawn(history.trajectory("agreement").plot(), tmp_path).axes
+    assert not axes.collections
 
 
 def test_lengths_do_not_share_a_panel_with_the_outputs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_sim.loggers import finish_loggers, log_figures, setup_loggers
+from lightning_sim.loggers import finish_loggers, log_figures, log_margins, setup_loggers
 from lightning_sim.measures import MEASURES
 from lightning_sim.record import Key, Measurement, SimilarityHistory, read_history
 from lightning_sim.record.correlations import CORRELATION
@@ -25,12 +25,16 @@ def events_of(logger: TensorBoardLogger) -> EventAccumulator:
 
 
 def charts_of(events: EventAccumulator) -> dict[str, dict[str, list[str]]]:
-    layout = layout_pb2.Layout()
-    layout.ParseFromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
     return {
         category.title: {chart.title: list(chart.multiline.tag) for chart in category.chart}
-        for category in layout.category
+        for category in layout_of(events).category
     }
+
+
+def layout_of(events: EventAccumulator) -> layout_pb2.Layout:
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
+    return layout
 
 
 @pytest.mark.parametrize("prefix", ["", "a+b"])
@@ -216,3 +220,23 @@ def test_hostile_names_stay_in_the_directory(tmp_path: Path) -> None:
     logger.finalize("success")
     assert all(path.is_relative_to(inner) for path in files_below(tmp_path))
     assert isinstance(read_history(logger.log_dir), SimilarityHistory)
+
+
+def test_bands_of_outputs_are_margin_charts_and_no_values(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, prefix="mine")
+    statistics = {"standard_error": {Key("jsd"): 0.05, Key("cka", "features", "a"): 0.1}}
+    values = {Key("cka", "features", "a"): 0.5, Key("jsd"): 0.25, Key("agreement"): 0.5}
+    history = SimilarityHistory({}, [Measurement(1, 9, values, statistics=statistics)])
+    setup_loggers([logger], history.keys, history)
+    log_scalars(logger, history)
+    log_margins([logger], history.measurements[-1])
+    events = events_of(logger)
+    ends = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"] if "margins" in tag}
+    lower, upper = "mine-similarity_margins/jsd/lower", "mine-similarity_margins/jsd/upper"
+    assert {tag: event.value for tag, event in ends.items()} == pytest.approx({lower: 0.152, upper: 0.348})
+    assert {event.step for event in ends.values()} == {9}
+    (chart,) = [chart for chart in layout_of(events).category[0].chart if chart.HasField("margin")]
+    (series,) = chart.margin.series
+    assert (series.value, series.lower, series.upper) == ("mine-similarity/jsd", lower, upper)
+    assert series.value in events.Tags()["scalars"]
+    assert read_history(logger.log_dir, name="mine-similarity").names == ["agreement", "cka/features/a", "jsd"]

@@ -114,3 +114,21 @@ def test_what_has_no_value_has_nothing_beside_it():
     key = Key("cka", "features", "2")
     assert math.isnan(measured.by_key[key])
     assert beside(measured, key) == {}
+
+
+@pytest.mark.parametrize("folds", [{}, {"num_projections": 8, "num_buckets": 256}])
+def test_every_cell_of_a_matrix_has_what_chance_would_give(folds):
+    first, second = networks()
+    settings = {"measures": "cka", "progress": False, **folds}
+    (matrix,) = compare_networks(first, second, SAMPLES, **settings).measurements[0].matrices
+    with torch.no_grad():
+        kept = [{"0": network[:1](SAMPLES), "2": network(SAMPLES)} for network in (first, second)]
+    for i, row in enumerate(matrix.rows):
+        for j, column in enumerate(matrix.columns):
+            exact = permutation_null(kept[0][row], kept[1][column]).standard_deviation
+            if folds and {row, column} != {"2"}:  # wider than 8: noise of the folds comes on top
+                assert exact < matrix.chance_deviations[i, j] < 5 * exact
+            else:
+                assert matrix.chance_deviations[i, j] == pytest.approx(exact, rel=1e-3)  # of float16
+    (biased,) = compare_networks(first, second, SAMPLES, estimator="biased", **settings).measurements[0].matrices
+    assert biased.chance_deviations is None  # whose mean by chance is not 0

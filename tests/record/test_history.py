@@ -454,3 +454,44 @@ def test_a_change_and_its_error() -> None:
     assert math.isnan(history.change("cka", "conv").standard_error)
     with pytest.raises(ValueError, match="`to_epoch` 7 was not measured; epochs are 0, 0, 1, 2"):
         history.change("cka", "conv", to_epoch=7)
+
+
+WITH_NAN = [[0.25, math.nan]]
+
+
+@pytest.mark.parametrize(
+    ("chance", "kept"),
+    [(0.25, 0.25), ([[0.25, 0.5]], [[0.25, 0.5]]), (WITH_NAN, 0.25), (None, None)],
+)
+def test_what_chance_gives_is_kept_beside_a_matrix(tmp_path: Path, chance: object, kept: object) -> None:
+    values = np.array([[0.9, np.nan if chance == WITH_NAN else 0.7]])
+    matrix = SimilarityMatrix("cka", "features", ("a",), ("a", "b"), values, chance_deviations=chance)
+    measurement = Measurement(0, 9, {}, (matrix,))
+    RecordWriter(tmp_path, {}, [measurement]).claim()
+    line = next(json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines() if '"matrix"' in line)
+    assert line.get("chance_deviations") == kept
+    for read in (Measurement.from_state(measurement.to_state()), *read_history(tmp_path).measurements):
+        assert read.matrices[0] == matrix
+        assert read.matrices[0].chance_deviations is None or read.matrices[0].chance_deviations.shape == (1, 2)
+    without = SimilarityMatrix("cka", "features", ("a",), ("a", "b"), matrix.values)
+    assert (without == matrix) is (chance is None)
+    older = {key: value for key, value in matrix.to_state().items() if key != "chance_deviations"}
+    assert SimilarityMatrix.from_state(older) == without
+
+
+def test_chance_explains_what_lies_within_three_deviations_of_it() -> None:
+    values = np.array([[0.29, -0.29, 0.31, np.nan]])
+    matrix = SimilarityMatrix("cka", "features", ("a",), tuple("abcd"), values, chance_deviations=0.1)
+    assert matrix.explained_by_chance.tolist() == [[True, True, False, False]]
+    assert not SimilarityMatrix("cka", "features", ("a",), tuple("abcd"), values).explained_by_chance.any()
+    with pytest.raises(ValueError, match="shape"):
+        SimilarityMatrix("cka", "features", ("a",), tuple("abcd"), values, chance_deviations=np.ones((2, 2)))
+
+
+def test_names_are_in_a_checkpoint_once_however_much_stands_beside_the_values() -> None:
+    keys = [Key("cka", "features", f"layer {number}") for number in range(50)]
+    values, statistics = dict.fromkeys(keys, 0.5), {name: dict.fromkeys(keys, 0.5) for name in STATISTICS}
+    notes = dict.fromkeys(keys, "stands on few")
+    kept = len(pickle.dumps(Measurement(0, 9, values, (), statistics, notes).to_state()))
+    bare = len(pickle.dumps(Measurement(0, 9, values).to_state()))
+    assert kept - bare < 50 * len(STATISTICS) * 16  # a number, and a reference to its name

@@ -115,6 +115,74 @@ def test_outputs_of_a_group_stand_under_one_title_with_their_conditions(run: Any
     assert page(first)[-5:] == ["outputs", "jsd", "parameters", "agreement/fog", "my_length"]
 
 
+def with_statistics(errors: tuple[float | None, ...] = (0.02, 0.004, None, 0.03)) -> SimilarityHistory:
+    """CKA of two layers, a value of the second carried by few samples; chance explains cells of the matrices."""
+    keys = [Key("cka", "features", layer) for layer in ("conv", "m<b>")]
+    found = SimilarityHistory({"scales": {"cka": MEASURES["cka"].scale.to_state()}})
+    for epoch, error in enumerate(errors):
+        p_values = {"p_value": {keys[0]: 4e-7, keys[1]: 0.25}}
+        statistics = {} if error is None else {"standard_error": {keys[0]: error}, **p_values}
+        notes = {keys[1]: f"stands on few samples, {epoch}"} if epoch in (1, 3) else {}
+        cells = np.array([[0.9, 0.01], [0.5, 0.01 if epoch == 3 else 0.1]])
+        matrix = SimilarityMatrix("cka", "features", ("conv", "m<b>"), ("a", "b"), cells, chance_deviations=0.01)
+        values = {keys[0]: 0.8 - epoch / 100, keys[1]: 0.5}
+        found.append(Measurement(epoch, epoch, values, (matrix,), statistics, notes))
+    return found
+
+
+def test_bands_follow_the_errors_and_are_left_out_without(run: Any) -> None:
+    page = run(with_statistics())
+    section = "section_('Layers over training')"
+    charts = f"{section}.all.filter((n) => n.attributes.class === 'panel').map((n) => n.all)"
+    bands = page(f"{charts}.map((all) => all.filter((n) => n.attributes.class === 'band').map((n) => n.attributes.d))")
+    assert [len(of_chart) for of_chart in bands] == [1, 0]
+    first, second = bands[0][0].split("Z")[:2]
+    assert (first.count("L"), second.count("L")) == (3, 1)  # two measurements, and one by itself
+    x, upper = map(float, second[1:].split("L")[0].split())
+    _, lower = map(float, second.split("L")[1].split())
+    line = page(f"{charts}[0].find((n) => n.tag === 'path' && n.attributes.fill === 'none').attributes.d")
+    points = [tuple(map(float, point.split())) for point in line[1:].split("L")]
+    per_unit = (points[3][1] - points[0][1]) / 0.03
+    assert x == points[3][0]
+    assert lower - upper == pytest.approx(2 * 1.96 * 0.03 * per_unit, abs=0.2)
+    assert "Bands: 1.96 standard errors" in page(f"{section}.childNodes[1].textContent")
+    assert page(f"texts_({section}, 'span')").count("0.77 ± 0.03") == 1
+    without = run(history(SCALES))
+    assert without("known_.page.all.filter((n) => ['band', 'ring', 'sign'].includes(n.attributes.class)).length") == 0
+    assert "Bands" not in without("known_.page.textContent")
+
+
+def test_values_that_few_samples_carry_are_marked_with_the_note(run: Any) -> None:
+    page = run(with_statistics())
+    rings = "section_('Layers over training').all.filter((n) => n.attributes.class === 'ring')"
+    assert page(f"{rings}.map((n) => n.textContent)") == ["epoch 3: stands on few samples, 3"] * 2
+    assert page(f"new Set({rings}.map((n) => n.attributes.cx)).size") == 2
+    signs = "section_('Summary').all.filter((n) => n.attributes.class === 'sign')"
+    rows = page(f"{signs}.map((n) => [n.attributes.title, n.parentElement.textContent])")
+    assert rows == [["stands on few samples, 3", "m<b> ⚠"]]
+
+
+def test_the_summary_has_errors_and_no_p_that_cannot_be_trusted(run: Any) -> None:
+    rows = run(with_statistics())("section_('Summary').all.filter((n) => n.tag === 'tr').map((n) => texts_(n, 'td'))")
+    conv, other = (next(row for row in rows if row and row[0].startswith(name)) for name in ("conv", "m<b>"))
+    assert (conv[3], conv[7]) == ("0.77 ± 0.03", "< 0.001")
+    assert (other[3], other[7]) == ("0.500", "0.250")
+
+
+def test_cells_that_chance_explains_are_hatched(run: Any) -> None:
+    page = run(with_statistics())
+    section = "section_('Layer by layer')"
+    hatches = f"{section}.all.find((n) => n.attributes.class === 'hatches').attributes.d.match(/M[^M]*/g)"
+    assert page(f"{hatches}.length") == 6  # three lines each
+    page(f"({SLIDER}.value = 0, {SLIDER}.listeners.input(), 0)")
+    assert page(f"{hatches}.length") == 3
+    cell = page(f"{section}.all.filter((n) => n.tag === 'rect')[1].attributes")
+    x, y = map(float, page(hatches)[1][1:].split("l")[0].split())
+    assert (x, y - float(cell["y"])) == (float(cell["x"]), pytest.approx(float(cell["height"])))
+    assert "Hatched" in page(f"{section}.childNodes[1].textContent")
+    assert "Hatched" not in run(history(SCALES))("known_.page.textContent")
+
+
 SLIDER = "known_.page.all.find((n) => n.tag === 'input' && n.attributes.type === 'range')"
 MOMENT = "known_.page.all.find((n) => n.attributes.class === 'moment').textContent"
 

@@ -84,6 +84,9 @@ def test_rows_hold_first_last_lowest_and_trend() -> None:
         "minimum": 0.25,
         "epoch_of_minimum": 2,
         "trend": pytest.approx(slope),
+        "standard_error": None,
+        "p_value": None,
+        "note": None,
     }
     assert [jsd[key] for key in ("representation", "layer", "first", "minimum", "epoch_of_minimum", "trend")] == [
         None,
@@ -124,6 +127,29 @@ def test_the_table_fits_into_the_terminal_and_prints_names_as_they_are(width: in
         kind = "weights" if measure == "wcka" else "features"
         values = histories["</script>"].trajectory(measure, layer="_hidden", representation=kind).values
         assert row[1:5] == ["</script>", f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{values.min():.3f}"]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_last_values_have_their_errors_and_those_that_few_samples_carry_are_named(width: int) -> None:
+    scales = {"cka": MEASURES["cka"].scale.to_state(), "fisher_rao_norm": MEASURES["fisher_rao_norm"].scale.to_state()}
+    cka, norm = Key("cka", "features", "backbone.layer4.0.downsample"), Key("fisher_rao_norm")
+    other = cka._replace(layer="\x1b[2J")
+    histories = {}
+    for run, error in (("from-scratch-a", 0.0123), ("from-scratch-b", 0.0071)):
+        statistics = {"standard_error": {cka: error, norm: 1234.0}, "p_value": {cka: 0.01}}
+        last = Measurement(1, 9, {cka: -0.1234, norm: 98765.0, other: 0.5}, (), statistics, {other: "stands on few"})
+        histories[run] = SimilarityHistory({"scales": scales}, [Measurement(0, 0, {cka: -0.125, norm: 1.0}), last])
+    rows = summarize(histories)
+    lines = summary_table(rows, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    shown = [line for line in lines if "±" in line]
+    assert [" ± " in line for line in shown] == [True] * 4
+    assert ["-0.12 ± 0.01" in shown[0], "-0.123 ± 0.007" in shown[1], "98765 ± 1000" in shown[2]] == [True] * 3
+    assert " ".join(lines[-2:]).endswith("Few samples carry cka, features of �[2J: the report says which.")
+    record = rows[0].to_record()
+    assert (record["standard_error"], record["p_value"]) == (pytest.approx(0.0123), pytest.approx(0.01))
+    assert next(row for row in rows if row.key == other).to_record()["note"] == "stands on few"
+    assert "±" not in summary_table(summarize(two_runs()), width=width)
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -243,6 +269,28 @@ def test_long_runs_are_thinned_to_a_page_of_bounded_size() -> None:
     assert (len(run["epochs"]), run["epochs"][0], run["epochs"][-1], run["measurements"]) == (400, 0, 999, 1000)
     frames = [frame["epoch"] for frame in run["matrices"][0]["frames"]]
     assert (len(frames), frames[0], frames[-1]) == (24, 0, 990)
+
+
+def test_errors_and_chance_add_little_to_a_long_page() -> None:
+    layers = tuple(f"layer.{number}" for number in range(50))
+    keys = [Key(measure, "features", layer) for measure in ("cka", "nbs") for layer in layers]
+    random = np.random.default_rng(0)
+    sizes = []
+    for known in (False, True):
+        measurements = []
+        for epoch in range(400):
+            values = random.uniform(size=(50, 50))
+            chance = 0.1 if known else None
+            cells = SimilarityMatrix("cka", "features", layers, layers, values, chance_deviations=chance)
+            errors = dict(zip(keys, random.uniform(0, 0.05, len(keys)), strict=True))
+            statistics = {"standard_error": errors} if known else {}
+            notes = dict.fromkeys(keys, "stands on few samples " * 8) if known else {}
+            values = dict(zip(keys, random.uniform(size=len(keys)), strict=True))
+            matrices = (cells,) if epoch % 20 == 0 else ()
+            measurements.append(Measurement(epoch, epoch, values, matrices, statistics, notes))
+        sizes.append(len(report_page({"long": SimilarityHistory({}, measurements)})))
+    assert sizes[1] < 1.9 * sizes[0]  # of every value error and note
+    assert sizes[1] < 2_000_000
 
 
 @pytest.mark.parametrize("history", [SimilarityHistory({}), SimilarityHistory({}, [Measurement(0, 0, {"jsd": 1.0})])])

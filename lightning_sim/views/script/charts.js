@@ -37,6 +37,24 @@ function drawLine(chart, xs, ys, attributes) {
     }
   });
 }
+function drawBand(chart, xs, band, color) {
+  const at = (i, end) => `${chart.toX(xs[i]).toFixed(1)} ${chart.toY(band[i][end]).toFixed(1)}`;
+  let path = "", stretch = [];
+  [...band, null].forEach((ends, i) => {
+    if (ends) return void stretch.push(i);
+    if (stretch.length) path += `M${[...stretch.map((j) => at(j, 1)), ...stretch.reverse().map((j) => at(j, 0))].join("L")}Z`;
+    stretch = [];
+  });
+  if (path) shape(chart.svg, "path", { class: "band", d: path, fill: color, stroke: color });
+}
+/** Rings around values with a note. */
+function drawNotes(chart, { run, name }) {
+  const { at = [], text } = run.notes[name] ?? {};
+  for (const i of at) {
+    const ring = shape(chart.svg, "circle", { class: "ring", cx: chart.toX(moments(run)[i]), cy: chart.toY(run.values[name][i]), r: 4.5 });
+    shape(ring, "title", {}, `${momentText(run.axis, moments(run)[at[at.length - 1]])}: ${text}`); // the newest note
+  }
+}
 
 /** Panels that share one cross hair and their scales, but that of lengths. Panel: {title, yTitle, lines: [{run, name, label, color}]}. */
 function linePanels(parent, panels, wide) {
@@ -44,7 +62,7 @@ function linePanels(parent, panels, wide) {
   if (!runs.length) return;
   const at = runs.flatMap(moments);
   const x = [Math.min(...at), Math.max(Math.max(...at), Math.min(...at) + 1)];
-  const heights = (some) => extent(some.flatMap((panel) => panel.lines.flatMap((line) => line.run.values[line.name])));
+  const heights = (some) => extent(some.flatMap((panel) => panel.lines.flatMap(({ run, name }) => [...run.values[name], ...bandOf(run, name).flat()])));
   const own = panels.some((panel) => panel.lines.some((line) => ownUnit(line.name)));
   const { axis, title: xTitle } = axisOf(runs);
   const grid = add(parent, element("div", { class: wide ? "panels wide" : "panels" }));
@@ -55,8 +73,9 @@ function linePanels(parent, panels, wide) {
     const chart = frame(box, {
       width, height, x, y: heights(own ? [panel] : panels), label: `${panel.yTitle} of ${panel.title}`, xTitle, yTitle: panel.yTitle, axis,
     });
-    panel.lines.forEach((line) =>
-      drawLine(chart, moments(line.run), line.run.values[line.name], { stroke: line.color }));
+    panel.lines.forEach(({ run, name, color }) => drawBand(chart, moments(run), bandOf(run, name), color));
+    panel.lines.forEach(({ run, name, color }) => drawLine(chart, moments(run), run.values[name], { stroke: color }));
+    panel.lines.forEach((line) => drawNotes(chart, line));
     const cross = shape(chart.svg, "line", { class: "cross", y1: chart.top, y2: chart.floor, visibility: "hidden" });
     const marks = panel.lines.map((line) =>
       shape(chart.svg, "circle", { r: 3.2, fill: line.color, visibility: "hidden" }));
@@ -74,7 +93,7 @@ function linePanels(parent, panels, wide) {
           marks[index].setAttribute("cx", chart.toX(at[nearest]));
           marks[index].setAttribute("cy", chart.toY(value));
         }
-        return { line, value };
+        return { line, value, error: errorsOf(line.run, line.name)[nearest] };
       });
       cross.setAttribute("visibility", moment === null ? "hidden" : "visible");
       if (moment !== null) {
@@ -83,7 +102,7 @@ function linePanels(parent, panels, wide) {
       }
       const few = found.length <= 6 ? found : [];
       readings.replaceChildren(
-        ...few.map(({ line, value }) => element("span", { title: line.label }, dot(line.color), reading(value, line.name))),
+        ...few.map(({ line, value, error }) => element("span", { title: line.label }, dot(line.color), withError(value, error, line.name))),
         element("span", {}, few.length ? "" : `${found.length} layers, the first is dark`),
         element("span", {}, moment === null ? "" : momentText(axis, moment)));
     }
@@ -99,10 +118,11 @@ function linePanels(parent, panels, wide) {
       if (panel.lines.length > 6) {
         const y = ((event.clientY - box.top) / box.height) * height;
         const near = panel.lines
-          .map((line) => ({ line, value: line.run.values[line.name][moments(line.run).indexOf(moment)] }))
+          .map((line) => ({ line, i: moments(line.run).indexOf(moment) }))
+          .map(({ line, i }) => ({ line, value: line.run.values[line.name][i], error: errorsOf(line.run, line.name)[i] }))
           .filter(({ value }) => known(value))
           .sort((a, b) => Math.abs(chart.toY(a.value) - y) - Math.abs(chart.toY(b.value) - y))[0];
-        if (near) showTip(event, `${near.line.label}  ${reading(near.value, near.line.name)}`);
+        if (near) showTip(event, `${near.line.label}  ${withError(near.value, near.error, near.line.name)}`);
       }
     });
     chart.svg.addEventListener("pointerleave", () => (point(null), hideTip()));

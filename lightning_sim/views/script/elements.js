@@ -70,6 +70,21 @@ const signed = (value, digits) => (known(value) ? (value >= 0 ? "+" : "−") + M
 const scales = new Map(data.names.map((name) => [name.name, name.scale]));
 const ownUnit = (name) => !known(scales.get(name).low) || !known(scales.get(name).high); // of any size
 const reading = (value, name) => (known(value) && ownUnit(name) ? String(Number(value.toPrecision(3))) : format(value));
+/** With no more digits than the error leaves. */
+function withError(value, error, name) {
+  if (!known(value) || !known(error)) return reading(value, name);
+  if (ownUnit(name)) return `${reading(value, name)} ± ${Number(error.toPrecision(1))}`;
+  const digits = error >= 0.0095 ? 2 : 3;
+  return `${format(value, digits)} ± ${format(error, digits)}`;
+}
+const pText = (p) => (!known(p) ? "–" : p < 0.001 ? "< 0.001" : format(p)); // smaller ones cannot be trusted
+const errorsOf = (run, name) => run.errors[name] ?? [];
+/** Ends of a band that covers 95 in 100. */
+const bandOf = (run, name) => errorsOf(run, name).map((error, i) => {
+  const value = run.values[name][i];
+  return known(value) && known(error) ? [value - 1.96 * error, value + 1.96 * error] : null;
+});
+const sign = (note) => element("span", { class: "sign", title: note }, "⚠");
 const moments = (run) => (run.axis === "epoch" ? run.epochs : run.steps);
 const start = -1; // the place before epoch 0, of the measurement before training
 const momentText = (axis, at) => (axis === "epoch" && at === start ? "start" : `${axis} ${at}`);

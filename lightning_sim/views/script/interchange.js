@@ -11,7 +11,8 @@ function interchange() {
     const points = layers.flatMap((name) => shownWith(name).map((run) => {
       const of = (measure) => run.values[`${measure}/${name.representation}/${name.layer}`] ?? [];
       const i = run.values[name.name].findLastIndex((value, index) => known(value) && known(of("cka")[index]));
-      return i < 0 ? null : { name, run, cka: of("cka")[i], stitching: run.values[name.name][i], untrained: of("stitching_untrained")[i], at: moments(run)[i] };
+      const ckaName = `cka/${name.representation}/${name.layer}`, errors = errorsOf(run, ckaName);
+      return i < 0 ? null : { name, run, cka: of("cka")[i], ckaText: withError(of("cka")[i], errors[i], ckaName), stitching: run.values[name.name][i], untrained: of("stitching_untrained")[i], at: moments(run)[i] };
     })).filter(Boolean);
     const both = points.flatMap((point) => [point.stitching, point.untrained]).filter(known);
     const x = [Math.min(0, ...points.map((point) => point.cka)), 1.03], y = [Math.min(0, ...both), Math.max(1.03, ...both)];
@@ -32,10 +33,10 @@ function interchange() {
       if (!exchanged(point)) shape(chart.svg, "text", { class: "name", x: cx - 8, y: cy + 4, "text-anchor": "end" }, name.label);
     });
     right.replaceChildren();
-    const number = (value) => element("td", { class: "number" }, format(value));
+    const cell = (text) => element("td", { class: "number" }, text);
     table(right, [["layer"], [""], ["cka", "number"], ["stitching", "number"], ["untrained", "number"]], element("tbody", {}, ...points.map((point) =>
       element("tr", { class: exchanged(point) ? "" : "differs" }, element("td", { title: point.name.layer }, point.name.label),
-        element("td", {}, dot(point.run.color)), number(point.cka), number(point.stitching), number(point.untrained)))));
+        element("td", {}, dot(point.run.color)), cell(point.ckaText), cell(format(point.stitching)), cell(format(point.untrained))))));
   };
   draw();
   redraws.push(draw);

@@ -3,7 +3,9 @@
 function matrices() {
   const labels = [...new Set(data.runs.flatMap((run) => run.matrices.map((matrix) => matrix.title)))];
   if (!labels.length) return;
-  const node = section("Layer by layer", "Every layer of the network (rows) against every layer of the reference (columns), over training.");
+  const hatched = data.runs.some((run) => run.matrices.some((matrix) => matrix.frames.some((frame) => frame.chance)));
+  const node = section("Layer by layer", `Every layer of the network (rows) against every layer of the reference (columns), over training.${
+    hatched ? " Hatched: within three standard deviations of what wrong pairings of the samples read." : ""}`);
   const bar = add(node, element("div", { class: "bar" }));
   const body = add(node, element("div", { class: "panels wide" }));
   const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "measurement", step: 1 });
@@ -73,15 +75,17 @@ function heatmap(parent, run, matrix, [low, high]) {
   });
   const written = cell >= 24;
   const cells = rows.flatMap((row, i) => columns.map((column, j) => {
-    const x = margin + cell * j, y = margin + cell * i;
-    const rect = shape(svg, "rect", { x, y, width: Math.max(cell - 1, cell * 0.94), height: Math.max(cell - 1, cell * 0.94), rx: cell > 12 ? 2 : 0 });
+    const x = margin + cell * j, y = margin + cell * i, side = Math.max(cell - 1, cell * 0.94), half = side / 2;
+    const rect = shape(svg, "rect", { x, y, width: side, height: side, rx: cell > 12 ? 2 : 0 });
     const text = written ? shape(svg, "text", { x: x + cell / 2 - 0.5, y: y + cell / 2 + 3.5, "text-anchor": "middle" }) : null;
     if (text) text.style.fontSize = `${Math.min(11, cell * 0.36)}px`;
-    return { rect, text, row, column, value: null };
+    const hatch = `M${x} ${y + half}l${half} ${-half}M${x} ${y + side}l${side} ${-side}M${x + half} ${y + side}l${half} ${-half}`;
+    return { rect, text, hatch, row, column, value: null };
   }));
+  const hatches = shape(svg, "path", { class: "hatches" });
   cells.forEach((one) => {
     for (const target of [one.rect, one.text]) {
-      target?.addEventListener("pointermove", (event) => showTip(event, `${one.row}\nagainst ${one.column}: ${format(one.value)}`));
+      target?.addEventListener("pointermove", (event) => showTip(event, `${one.row}\nagainst ${one.column}: ${format(one.value)}${one.byChance ? ", as chance explains" : ""}`));
       target?.addEventListener("pointerleave", hideTip);
     }
   });
@@ -97,6 +101,7 @@ function heatmap(parent, run, matrix, [low, high]) {
     shownAt.textContent = shown ? `, ${text([shown.epoch, shown.step])}` : "";
     cells.forEach((one, index) => {
       one.value = shown ? shown.values[index] : null;
+      one.byChance = shown?.chance?.[index] === "1";
       const share = known(one.value) ? (one.value - low) / (high - low || 1) : null;
       one.rect.setAttribute("fill", share === null ? "var(--missing)" : heat(share));
       if (one.text) {
@@ -104,6 +109,7 @@ function heatmap(parent, run, matrix, [low, high]) {
         one.text.style.fill = share === null || share < 0.5 ? "#1f2933" : "#ffffff";
       }
     });
+    hatches.setAttribute("d", cells.map((one) => (one.byChance ? one.hatch : "")).join("") || "M0 0");
   };
 }
 

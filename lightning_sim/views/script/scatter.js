@@ -2,7 +2,7 @@
 
 function scatter() {
   if (!kinds.length || !outputs.length) return;
-  const node = section("Similarity against outputs", "One point per measurement, dark is early and bright is late; the line is the least-squares fit. Measurements of one run depend on each other: the 95% intervals are too narrow to say what another run would give.");
+  const node = section("Similarity against outputs", "One point per measurement, dark is early and bright is late; the line is the least-squares fit. The values are taken as exact, and measurements of one run depend on each other: the 95% intervals are too narrow to say what another run would give.");
   const bar = add(node, element("div", { class: "bar" }));
   const row = add(node, element("div", { class: "row" }));
   const left = add(row, element("div")), right = add(row, element("div", { class: "scroll" }));

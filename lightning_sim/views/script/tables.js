@@ -1,7 +1,7 @@
 // Tables: the summary and the configuration.
 
 function summary() {
-  const node = section("Summary", "Trend is the slope of the least-squares line, per epoch.");
+  const node = section("Summary", "Trend is the slope of the least-squares line, per epoch; ± the standard error of the last value over other samples of the same kind; p the share of wrong pairings of the samples that read at least as similar.");
   const body = element("tbody");
   const titleOf = (name) => (name.layer !== null ? name.title : name.scale.group);
   const titles = [...new Set(data.names.map(titleOf))];
@@ -9,7 +9,7 @@ function summary() {
     body.replaceChildren();
     let title = null;
     for (const name of titles.flatMap((one) => data.names.filter((n) => titleOf(n) === one))) {
-      if (titleOf(name) !== title) add(body, element("tr", { class: "title" }, element("td", { colspan: 8 }, (title = titleOf(name)))));
+      if (titleOf(name) !== title) add(body, element("tr", { class: "title" }, element("td", { colspan: 9 }, (title = titleOf(name)))));
       shownRuns().forEach((run, position) => {
         const found = data.summary.find((r) => r.run === run.name && r.name === name.name);
         if (!found) return;
@@ -21,16 +21,18 @@ function summary() {
         const toX = (index) => 2 + (index / Math.max(values.length - 1, 1)) * 106;
         drawLine({ svg, toX, toY: (v) => 20 - ((v - y[0]) / (y[1] - y[0])) * 18 }, values.map((_, i) => i), values, { stroke: run.color, "stroke-width": 1.5 });
         add(body, element("tr", {},
-          element("td", { title: name.layer ?? name.name }, position ? "" : name.label),
+          element("td", { title: name.layer ?? name.name }, position ? "" : name.label, ...(found.note ? [" ", sign(found.note)] : [])),
           element("td", {}, data.runs.length > 1 ? runLabel(run) : ""),
-          ...[found.first, found.last, found.minimum].map((value) => element("td", { class: "number" }, reading(value, name.name))),
+          ...[reading(found.first, name.name), withError(found.last, found.standard_error, name.name), reading(found.minimum, name.name)]
+            .map((text) => element("td", { class: "number" }, text)),
           element("td", { class: "number" }, found.when),
           element("td", { class: "number" }, ownUnit(name.name) ? reading(found.trend, name.name) : signed(found.trend, 4)),
+          element("td", { class: "number" }, pText(found.p_value)),
           sparkline));
       });
     }
   };
-  const numbers = ["first", "last", "min", "min at", "trend"].map((text) => [text, "number"]);
+  const numbers = ["first", "last", "min", "min at", "trend", "p"].map((text) => [text, "number"]);
   table(add(node, element("div", { class: "scroll summary" })), [["layer"], [data.runs.length > 1 ? "run" : ""], ...numbers, [""]], body);
   draw();
   redraws.push(draw);

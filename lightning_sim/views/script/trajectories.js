@@ -6,6 +6,10 @@ const kindTitles = kinds.map((names) => names[0].title);
 const outputs = data.names.filter((name) => name.layer === null);
 const runLines = (name) => shownWith(name).map((run) => ({ run, name: name.name, label: run.name, color: run.color }));
 
+const bandText = data.runs.some((run) => Object.keys(run.errors).length)
+  ? " Bands: 1.96 standard errors of other samples of the same kind, not of other trainings." : "";
+const ringText = data.runs.some((run) => Object.keys(run.notes).length) ? " Rings: values that few samples carry; point at one." : "";
+
 function header() {
   add(page, element("h1", {}, "Similarity report"));
   const node = add(page, element("header"));
@@ -30,7 +34,7 @@ function trajectories() {
   if (!kinds.length) return;
   const alone = ofLayers.filter((name) => !known(name.scale.same)).map((name) => name.measure);
   const only = alone.length ? ` Without a value that means "the same": ${[...new Set(alone)].join(", ")}.` : "";
-  const node = section("Layers over training", `How similar every layer is to its counterpart in the reference.${only}`);
+  const node = section("Layers over training", `How similar every layer is to its counterpart in the reference.${bandText}${ringText}${only}`);
   const bar = add(node, element("div", { class: "bar" }));
   const body = add(node, element("div"));
   let kind = 0, byRun = kinds[0].length > 24 ? 1 : 0;
