@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_sim._adapters import only_adapters_with_weights
+from lightning_sim._guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
 from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
-from lightning_sim.probe.guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
 from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, failing_together
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from lightning_sim import SimilarityMonitor
 from tests.callbacks.test_setups import train
 from tests.callbacks.training import DigitsNet, digits, fit, new_network, random_states
-from tests.probe.test_guards import buffers
+from tests.test_guards import buffers
 
 
 def draw():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_sim._guards import substituted_buffers
 from lightning_sim.probe import Probe, isolated_random_state
-from lightning_sim.probe.guards import substituted_buffers
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.sketch import Sketch
 from tests.measures.test_fisher import FisherMeasures
