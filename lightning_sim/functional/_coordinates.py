@@ -23,21 +23,23 @@ class Coordinates:
     """Signed sums of disjoint sets of basis vectors; rows of them, of all ones, of zeros, and of a combination."""
 
     def __init__(self, size: int, count: int, seed: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        # Drawn on the CPU, the same for every device, also where another is the default.
+        generator = torch.Generator("cpu").manual_seed(seed)
+        random: Any = {"generator": generator, "device": "cpu", "dtype": torch.float32}
         self.size, self.count = size, count
-        self.buckets, self.signs = torch.arange(size), torch.ones(size)
+        self.buckets, self.signs = torch.arange(size, device="cpu"), torch.ones(size, device="cpu", dtype=torch.float32)
         if count < size:  # in any order: neighbours in an image are alike, and pairs in one set do not count
-            self.buckets = torch.randperm(size, generator=generator) % count
-            self.signs = 1.0 - 2.0 * torch.randint(2, (size,), generator=generator)
-        ones = torch.zeros(count).index_add_(0, self.buckets, self.signs)
-        trial = torch.randn(count, generator=generator) / math.sqrt(count)
-        self.ones, self.trial = ones.double().to(device), trial.double().to(device)
+            self.buckets = torch.randperm(size, **random | {"dtype": torch.int64}) % count
+            self.signs = 1.0 - 2.0 * torch.randint(2, (size,), **random)
+        ones = self.signs.new_zeros(count).index_add_(0, self.buckets, self.signs)
+        trial = torch.randn(count, **random) / math.sqrt(count)
+        self.ones, self.trial = widen(ones.to(device)), widen(trial.to(device))
 
     def rows(self, places: slice = slice(None)) -> Tensor:
         """(M + 3, d), or these columns of it."""
         buckets, signs = self.buckets[places], self.signs[places]
-        rows = torch.zeros(self.count + 3, len(buckets))
-        rows[buckets, torch.arange(len(buckets))] = signs
+        rows = signs.new_zeros(self.count + 3, len(buckets))
+        rows[buckets, torch.arange(len(buckets), device="cpu")] = signs
         rows[-3], rows[-1] = 1, self.trial.to(rows)[buckets] * signs
         return rows
 

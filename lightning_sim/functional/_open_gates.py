@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -120,7 +120,8 @@ def _batch_norm(func: Any, *args: Any, **kwargs: Any) -> Any:
     given = inspect.signature(func).bind(*args, **kwargs).arguments
     if given["running_var"] is None:
         raise ValueError("normalises by the statistics of its batch: it has recorded none, track_running_stats=True")
-    given |= {"running_mean": torch.zeros_like(given["running_var"]), "bias": None, "training": False}
+    variance = given["running_var"].to(given["input"].dtype)  # which a network of half precision keeps in that
+    given |= {"running_mean": torch.zeros_like(variance), "running_var": variance, "bias": None, "training": False}
     return func(**given)
 
 
@@ -137,7 +138,7 @@ def _instance_norm(
 ) -> Tensor:
     if use_input_stats or running_var is None:
         return _group_norm(func, x, x.shape[1], weight)
-    return F.batch_norm(x, torch.zeros_like(running_var), running_var, weight, None, False, momentum, eps)
+    return cast(Tensor, _batch_norm(F.batch_norm, x, running_mean, running_var, weight, None, False, momentum, eps))
 
 
 def _group_norm(

@@ -71,6 +71,10 @@ def open_gate_kernels(
     One forward pass of `coordinates` + 3 rows, in evaluation mode and float32 or wider. Nothing of the network
     changes, nor of the random state. The pass is tested to be linear.
 
+    Limits: the first layers on one input channel tell about as many coordinates apart as their kernels have places, so
+    that untrained pairs scatter by 0.2 to 0.3 there, and behind pooling untrained networks have a kernel in common: look
+    at pairs of untrained networks beside. The scale of batch normalisation comes from data.
+
     Args:
         network: any module; batch normalisation must have recorded statistics, which come from data.
         example: a batch that the network runs on, whose first sample is taken for shapes, and masks.
@@ -102,7 +106,7 @@ def open_gate_kernels(
     tensors = dict(network.named_parameters(remove_duplicate=False)) | dict(
         network.named_buffers(remove_duplicate=False)
     )
-    kind = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), torch.zeros(()))
+    kind = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), torch.zeros((), device="cpu"))
     kind = kind.new_zeros((), dtype=working_dtype(kind.dtype))
     if (example is None) == (input_shape is None):
         raise ValueError("give either `input_shape`, the shape of one input without the batch, or an `example` batch")

@@ -234,3 +234,11 @@ def test_transformers(make):
     network(**example).last_hidden_state.square().mean().backward()
     optimizer.step()
     assert open_gate_alignment(found[0], open_gate_kernels(network, example))[0].diagonal().min() > 0.99
+
+
+def test_half_precision_and_a_default_device():
+    network = Residual(0)
+    expected = open_gate_kernels(copy.deepcopy(network).bfloat16().float(), input_shape=(3, 8, 8))
+    with torch.device("meta"):
+        found = open_gate_kernels(copy.deepcopy(network).bfloat16(), input_shape=(3, 8, 8))
+    torch.testing.assert_close(found.kernels, expected.kernels, atol=1e-5, rtol=0)
