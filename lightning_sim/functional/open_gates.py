@@ -72,7 +72,7 @@ def open_gate_kernels(
     changes, nor of the random state. The pass is tested to be linear.
 
     Limits: the first layers on one input channel tell about as many coordinates apart as their kernels have places, so
-    that untrained pairs scatter by 0.2 to 0.3 there, and behind pooling untrained networks have a kernel in common: look
+    that untrained pairs scatter by 0.2 to 0.3 there, and behind pooling untrained networks share a kernel: look
     at pairs of untrained networks beside. The scale of batch normalisation comes from data.
 
     Args:
