@@ -107,7 +107,7 @@ def choose(
     uses = _every_use(layers, mine.of("features"), saved_layers if saved else theirs.of("features"))
     if before is not None and before.items() <= uses.items():
         uses = dict(before)
-    pairs = Pairs(uses, tuple(settings.representations), _estimator(settings))
+    pairs = Pairs(uses, tuple(settings.representations), _estimator(settings), settings.optional)
     sides = Side(mine, runner, network), Side(theirs, runner, other if saved is None else None, is_reference=True)
     if settings.needs_gradients and misfit and theirs.output_problem is not None:
         raise ValueError(f"gradients need the whole reference, whose output {theirs.output_problem}{misfit}")

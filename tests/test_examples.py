@@ -93,3 +93,14 @@ def test_stitching(tmp_path):
     first, *_, last = rows["CKA against weights [0.0, 1.0, 10.0]"]
     assert first > last
     assert "is not reproduced" in output.splitlines()[-1]
+
+
+def test_weights_only(tmp_path):
+    output = run("weights_only.py", tmp_path)
+    rows = {line.split()[0]: [float(value) for value in line.split()[1::3]] for line in output.splitlines()[1:]}
+    assert list(rows) == ["0.0", "1", "2", "3", "4.2"]
+    start, last, seed, untrained = zip(*rows.values(), strict=True)
+    assert min(last) > 0.8
+    assert all(a > b for a, b in zip(last, seed, strict=True))
+    assert sum(last) > sum(start)
+    assert sum(map(abs, untrained)) / 5 < 0.3

@@ -57,10 +57,10 @@ class SimilarityMonitor(Callback):
         measures: one or several names of :data:`lightning_sim.measures.MEASURES`, functions of two feature matrices,
             torchmetrics metrics, or :class:`lightning_sim.measures.Measure` objects. Of the default ones, ``"cka"``,
             ``"nbs"`` (layers), ``"wcka"`` (weights of chains of dense layers), ``"agreement"``, ``"jsd"`` and
-            ``"rank_correlation"`` (logits), those that the networks do not allow are left out; where only some of them
-            are named, such a one is refused. ``"mean_embedding"``, ``"fisher_rao_norm"``, ``"fisher_rao_distance"`` and
-            ``"task2vec"`` say how far the network must move for this dataset, the last three by passes of their own;
-            ``"stitching"`` how well a layer takes the other's place, by as many passes as there are layers.
+            ``"rank_correlation"`` (logits), those that the networks do not allow are left out; if some are named, one
+            is refused, but ``"wcka"`` takes any network then. ``"mean_embedding"``, ``"fisher_rao_norm"``,
+            ``"fisher_rao_distance"`` and ``"task2vec"`` say how far the network must move for this dataset, the last
+            three by passes of their own; ``"stitching"`` how well a layer takes the other's place, by many passes.
         representations: what of a layer is compared: ``"features"``, ``"gradients"`` of the loss with respect to
             them, or both by the kernels' product, ``"features*gradients"``, or sum, ``"features+gradients"``, by the
             entrywise product of the vectors, ``"elementwise"``, or by ``"transport_map"``, which carries the one to the

@@ -19,6 +19,7 @@ from lightning_sim.functional.mean_embedding import kernel_mean_embedding_norm
 from lightning_sim.functional.minibatch import minibatch_centered_kernel_alignment
 from lightning_sim.functional.neighbors import mutual_knn
 from lightning_sim.functional.normalized_bures_similarity import normalized_bures_similarity
+from lightning_sim.functional.open_gates import OpenGateKernels, open_gate_alignment, open_gate_kernels
 from lightning_sim.functional.outputs import (
     jensen_shannon_divergence,
     prediction_agreement,
@@ -37,6 +38,7 @@ __all__ = [
     "Estimate",
     "LinearMap",
     "Null",
+    "OpenGateKernels",
     "angular_procrustes_distance",
     "canonical_correlation",
     "carriers",
@@ -53,6 +55,8 @@ __all__ = [
     "minibatch_centered_kernel_alignment",
     "mutual_knn",
     "normalized_bures_similarity",
+    "open_gate_alignment",
+    "open_gate_kernels",
     "pearson_correlation",
     "permutation_null",
     "prediction_agreement",

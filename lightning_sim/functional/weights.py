@@ -1,4 +1,4 @@
-"""Similarity of two networks of dense layers from their weights, without data."""
+"""Similarity of two networks from their weights, without data; of chains of dense layers as the wCKA paper has it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from lightning_sim._centering import center_columns, undefined, unit_scale, widen
 from lightning_sim._checks import check_flag, check_matrix
 from lightning_sim._precision import full_precision
+from lightning_sim.functional.open_gates import open_gate_alignment, open_gate_kernels
 
 __all__ = [
     "ChainKernels",
@@ -35,7 +36,13 @@ _BETWEEN_LAYERS = {
 
 
 def weight_centered_kernel_alignment(
-    weights_a: Sequence[Tensor] | nn.Module, weights_b: Sequence[Tensor] | nn.Module, *, center: bool = True
+    weights_a: Sequence[Tensor] | nn.Module,
+    weights_b: Sequence[Tensor] | nn.Module,
+    *,
+    center: bool = True,
+    input_shape: Sequence[int] | None = None,
+    example: Any = None,
+    **open_gates: Any,
 ) -> Tensor:
     r"""Linear CKA of what each prefix of two chains of dense layers makes of the input coordinates (wCKA).
 
@@ -56,6 +63,10 @@ def weight_centered_kernel_alignment(
     layers, in float64 where the device has it: the columns of all products lie in the span of those of the first
     weight. Memory O(r^2) for every layer of b, in the dtype of its weights.
 
+    Networks of any other layers, given the shape of an input, are compared by what they make of the basis vectors with
+    every gate open, by the unbiased CKA over 64 signed sums of input coordinates; `open_gate_kernels` says more, and
+    names the layers. With ``estimator="biased", coordinates=None`` that equals the above on a chain.
+
     Args:
         weights_a: weights of one network in the order of its layers, input-major (a layer computes x @ W;
             `torch.nn.Linear` stores the transpose), or a module made of `torch.nn.Linear` layers, registered
@@ -63,15 +74,18 @@ def weight_centered_kernel_alignment(
             between them; a skip connection cannot be seen from the outside, and must not be there.
         weights_b: the same of the other network.
         center: centre the columns of the products over the input coordinates.
+        input_shape: of one input, for two modules of any layers.
+        example: a batch of inputs in its place, for two modules that take several, or token ids.
+        open_gates: ``layers``, ``coordinates``, ``estimator`` and ``seed`` of `open_gate_kernels`.
 
     Returns:
-        A matrix in the widest of float32 and the weights' dtypes, differentiable once; NaN, with a warning
-            that names the first such layer, for prefixes without variance over the input coordinates.
+        A matrix in the widest of float32 and the weights' dtypes, differentiable once (not with an input shape); NaN,
+            with a warning that names the first such layer, for prefixes without variance over the input coordinates.
 
     Raises:
         ValueError: for weights that are not finite floating-point matrices, that do not follow on each other,
             or whose first ones take inputs of different widths; for a module that holds other layers, or
-            none.
+            none; with an input shape, for what is not linear with open gates, with the layer.
 
     References:
         Linear CKA: Kornblith et al. 2019, eq. 4, of weights chained from the inputs on.
@@ -84,6 +98,13 @@ def weight_centered_kernel_alignment(
         torch.Size([2, 1])
     """
     check_flag(center, "center")
+    if input_shape is not None or example is not None:
+        if not (isinstance(weights_a, nn.Module) and isinstance(weights_b, nn.Module)):
+            raise ValueError("`weights_a` and `weights_b` must be modules where an input is given, not weights")
+        sides = {"weights_a": weights_a, "weights_b": weights_b}
+        return _with_open_gates(sides, example=example, input_shape=input_shape, center=center, **open_gates)
+    if open_gates:
+        raise ValueError(f"`{next(iter(open_gates))}` needs `input_shape` or `example`; chains of weights have none")
     chain_a, chain_b = check_chain(weights_a, "weights_a"), check_chain(weights_b, "weights_b")
     if len(chain_a[0]) != len(chain_b[0]):
         raise ValueError(
@@ -96,6 +117,17 @@ def weight_centered_kernel_alignment(
         if bool(dead.any()):
             undefined(f"the product of `{name}` up to [{int(dead.int().argmax())}] has no variance over inputs", matrix)
     return matrix.to(_dtype([*chain_a, *chain_b]))
+
+
+def _with_open_gates(sides: dict[str, nn.Module], **options: Any) -> Tensor:
+    found = {name: open_gate_kernels(network, **options) for name, network in sides.items()}
+    value = open_gate_alignment(found["weights_a"], found["weights_b"])[0]
+    for name, kernels in found.items():
+        if bool((dead := kernels.kernels[:, 0, 0].isnan()).any()):
+            layer = kernels.layers[int(dead.int().argmax())]
+            undefined(f"`{name}` has no variance over the inputs at {layer}", value, stacklevel=4)
+    dtype = _dtype([torch.zeros(()), *sides["weights_a"].parameters(), *sides["weights_b"].parameters()])
+    return value.to(dtype)
 
 
 class _Alignment(torch.autograd.Function):

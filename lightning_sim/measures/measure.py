@@ -27,11 +27,13 @@ class Pairs:
         layers: layer of the network -> layer of the reference.
         representations: what of the layers is compared, for instance ``("features", "gradients")``.
         estimator: of CKA, ``"unbiased"`` or ``"biased"``.
+        optional: the measures that nobody named, which are left out where they do not apply, or would cost much.
     """
 
     layers: Mapping[str, str]
     representations: tuple[str, ...] = ("features",)
     estimator: str = "unbiased"
+    optional: frozenset[str] = frozenset()
 
 
 @dataclass

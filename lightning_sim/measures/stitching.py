@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from lightning_sim._centering import for_sums
+from lightning_sim._guards import isolated_random_state
 from lightning_sim.functional import LinearMap
 from lightning_sim.functional.stitching import MapOptions, map_of_gram
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.measures.parties import explained, fitting, made_stitch, party
 from lightning_sim.probe.gradients import logits_problem
-from lightning_sim.probe.guards import isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.probe.targets import find_targets
 from lightning_sim.probe.untrained import untrained_weights

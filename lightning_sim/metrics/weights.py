@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_sim._arguments import check_integer
+from lightning_sim._arguments import check_integer, check_names, described
 from lightning_sim._centering import undefined
 from lightning_sim._checks import check_flag, check_matrix
+from lightning_sim.functional.open_gates import OpenGateKernels, open_gate_alignment, open_gate_kernels
 from lightning_sim.functional.weights import weight_centered_kernel_alignment
 from lightning_sim.metrics._summed_metric import SummedMetric
 
@@ -28,7 +29,8 @@ class WeightCenteredKernelAlignment(SummedMetric):
 
     with the products of one network and Q_j likewise of the other, columns centred. No data is needed; activations
     and biases do not enter. In [0, 1]. See `lightning_sim.functional.weight_centered_kernel_alignment` for invariances
-    and bias, and for whole networks at once.
+    and bias, and for whole networks at once. Given the shape of an input, for two modules of any layers instead, with
+    every gate open: ``update(network_a, network_b)`` adds the matrix of two networks, and ``compute`` returns the mean.
 
     The states are the weights themselves, zero until they are given, so they are sums as well: layers held by
     different ranks come together, and layers held by all ranks are multiplied by the number of ranks, which does not
@@ -53,6 +55,11 @@ class WeightCenteredKernelAlignment(SummedMetric):
         widths_a: d_0, d_1, ... of one network: the width of its inputs, then the outputs of every layer.
         widths_b: the same of the other network, whose inputs have the same width; `widths_a` if None.
         center: centre the columns of the products over the input coordinates.
+        input_shape: of one input; networks are given then, and no widths.
+        layers_a: the names of the layers of one network, with an input shape.
+        layers_b: the same of the other network; `layers_a` if None.
+        coordinates: see :func:`lightning_sim.functional.open_gate_kernels`, as for `seed`.
+        seed: of the sums of coordinates.
         kwargs: see :class:`torchmetrics.Metric`.
 
     Raises:
@@ -79,19 +86,35 @@ class WeightCenteredKernelAlignment(SummedMetric):
     plot_upper_bound = 1.0
 
     weight_a_0: Tensor
+    given_a: Tensor
     _goes_on = False  # layers that are still to come are not missed
 
     def __init__(
         self,
-        widths_a: Sequence[int],
+        widths_a: Sequence[int] | None = None,
         widths_b: Sequence[int] | None = None,
         *,
         center: bool = True,
+        input_shape: Sequence[int] | None = None,
+        layers_a: Sequence[str] | None = None,
+        layers_b: Sequence[str] | None = None,
+        coordinates: int | None = 64,
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         check_flag(center, "center")
         super().__init__(**kwargs)
         self._center = center
+        self._open_gates: dict[str, Any] | None = None
+        if input_shape is not None:
+            names = {"a": check_names(layers_a, "layers_a", '["conv1", "fc"]')}
+            names["b"] = names["a"] if layers_b is None else check_names(layers_b, "layers_b", '["conv1", "fc"]')
+            self._layers = names
+            self._open_gates = {"input_shape": input_shape, "coordinates": coordinates, "seed": seed, "center": center}
+            shape = len(names["a"]), len(names["b"])
+            self.add_state("weight_a_0", torch.zeros(shape, dtype=torch.float64), "sum")  # the matrices
+            self.add_state("given_a", torch.zeros((), dtype=torch.int64), "sum")  # how many
+            return
         self._widths = {"a": _checked_widths(widths_a, "widths_a")}
         self._widths["b"] = self._widths["a"] if widths_b is None else _checked_widths(widths_b, "widths_b")
         if self._widths["a"][0] != self._widths["b"][0]:
@@ -104,8 +127,15 @@ class WeightCenteredKernelAlignment(SummedMetric):
                 self.add_state(f"weight_{side}_{layer}", torch.zeros(shape, dtype=torch.float64), "sum")
             self.add_state(f"given_{side}", torch.zeros(len(widths) - 1, dtype=torch.int64), "sum")
 
-    def update(self, weight_a: Tensor | None, weight_b: Tensor | None, layer: int | None = None) -> None:
-        """Add one layer of each network."""
+    def update(
+        self, weight_a: Tensor | nn.Module | None, weight_b: Tensor | nn.Module | None, layer: int | None = None
+    ) -> None:
+        """Add one layer of each network, or with an input shape two networks."""
+        if self._open_gates is not None:
+            kernels = [self._kernels(network, side) for side, network in zip(_SIDES, (weight_a, weight_b), strict=True)]
+            self.weight_a_0 = self.weight_a_0 + open_gate_alignment(*kernels)[0].to(self.weight_a_0)
+            self.given_a = self.given_a + 1
+            return
         if layer is None:
             layer = max(_last(getattr(self, f"given_{side}")) for side in _SIDES) + 1
         layer = check_integer(layer, "layer", least=0)
@@ -123,7 +153,11 @@ class WeightCenteredKernelAlignment(SummedMetric):
             setattr(self, given, getattr(self, given) + one.to(weight.device))
 
     def compute(self) -> Tensor:
-        """The matrix of the layers so far."""
+        """The matrix of the layers so far, or the mean of the matrices."""
+        if self._open_gates is not None:
+            if not int(self.given_a):
+                return undefined("no networks were given", self.weight_a_0).expand_as(self.weight_a_0)
+            return self.weight_a_0 / self.given_a
         chains = [self._chain(side) for side in _SIDES]
         value = self.weight_a_0.new_full([len(self._widths[side]) - 1 for side in _SIDES], torch.nan)
         if not all(chains):
@@ -140,7 +174,9 @@ class WeightCenteredKernelAlignment(SummedMetric):
         value[: len(chains[0]), : len(chains[1])] = weight_centered_kernel_alignment(*chains, center=self._center)
         return value
 
-    def forward(self, weight_a: Tensor | None, weight_b: Tensor | None, layer: int | None = None) -> Tensor:
+    def forward(
+        self, weight_a: Tensor | nn.Module | None, weight_b: Tensor | nn.Module | None, layer: int | None = None
+    ) -> Tensor:
         """Add one layer of each network, and return the matrix of the layers so far."""
         self.update(weight_a, weight_b, layer)
         self._to_sync, self._goes_on = self.dist_sync_on_step, True
@@ -173,9 +209,16 @@ class WeightCenteredKernelAlignment(SummedMetric):
         axes.set_ylabel("layer of a")
         return figure, axes
 
-    def _checked(self, weight: Tensor, side: str, layer: int) -> Tensor:
+    def _kernels(self, network: object, side: str) -> OpenGateKernels:
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"`weight_{side}` must be a torch.nn.Module with `input_shape`, got {described(network)}")
+        found = open_gate_kernels(network, layers=self._layers[side], **(self._open_gates or {}))
+        order = [found.layers.index(name) for name in self._layers[side]]  # as they were named
+        return found._replace(layers=self._layers[side], kernels=found.kernels[order])
+
+    def _checked(self, weight: object, side: str, layer: int) -> Tensor:
         name, widths = f"weight_{side}", self._widths[side]
-        weight = check_matrix(weight, name, form="(d_in, d_out)").detach()
+        weight = check_matrix(weight, name, form="(d_in, d_out)").detach()  # type: ignore[arg-type]
         if layer > len(widths) - 2:
             raise ValueError(
                 f"`{name}` must be one of layers 0 to {len(widths) - 2}, got layer {layer}; give None where a network "

@@ -1,7 +1,7 @@
 """Running a network over a fixed set of samples without leaving a trace on it."""
 
+from lightning_sim._guards import evaluating, isolated_random_state
 from lightning_sim.probe.forward import call_network
-from lightning_sim.probe.guards import evaluating, isolated_random_state
 from lightning_sim.probe.layers import select_layers
 from lightning_sim.probe.pairing import Pairing, pair_layers
 from lightning_sim.probe.ranks import LostRanksError

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_sim._centering import for_sums
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
+from lightning_sim._guards import substituted_parameters
 from lightning_sim.probe.gradients import require_logits
-from lightning_sim.probe.guards import substituted_parameters
 from lightning_sim.probe.runner import ProbeRunner, Summed
 
 __all__ = ["floating_parameters", "summed_diagonals", "summed_lengths"]

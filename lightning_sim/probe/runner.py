@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_sim._adapters import only_adapters_with_weights
+from lightning_sim._guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
+from lightning_sim.functional import OpenGateKernels, open_gate_kernels
 from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
-from lightning_sim.probe.guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
 from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, failing_together
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
@@ -98,6 +99,17 @@ class ProbeRunner:
             return found(_TRIED)
         except RuntimeError:  # made for batches of another size
             return found(None)
+
+    def open_gate_kernels(
+        self, network: nn.Module, layers: Sequence[str], weights: Mapping[str, Tensor] | None = None, **options: Any
+    ) -> OpenGateKernels:
+        """:func:`lightning_sim.functional.open_gate_kernels`, of the layers that have them, with a batch as example."""
+        weights = self.weights_of_all_ranks(network, weights)
+        modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
+        with self._untraced(network, weights):
+            batch = self.prepare(network, next(self.probe.first_batch(self.world_size))[1])
+            options |= {"layers": modules, "strict": False, "forward": self.forward, "weights": weights}
+            return open_gate_kernels(network, batch, **options)
 
     def snapshot(
         self,

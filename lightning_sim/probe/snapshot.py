@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._guards import substituted_parameters
 from lightning_sim.probe.capture import capture_outputs
 from lightning_sim.probe.forward import find_logits, without_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
-from lightning_sim.probe.guards import substituted_parameters
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
 from lightning_sim.probe.representations import REPRESENTATIONS, Summary, sketched
 from lightning_sim.sketch import HashedSamples, Sketch, Tang2020Sketch, hash_samples

@@ -7,7 +7,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from lightning_sim.probe.guards import substituted_buffers
+from lightning_sim._guards import substituted_buffers
 
 __all__ = ["untrained_weights"]
 

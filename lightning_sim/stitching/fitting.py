@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._guards import evaluating, substituted_buffers, uncompiled
 from lightning_sim.functional import LinearMap
 from lightning_sim.functional.stitching import MapOptions, map_of_gram
 from lightning_sim.probe.forward import call_network
-from lightning_sim.probe.guards import evaluating, substituted_buffers, uncompiled
 from lightning_sim.stitching.network import Party, Stitch
 from lightning_sim.stitching.positions import gram_of, placed
 

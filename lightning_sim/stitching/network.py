@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._guards import evaluating, frozen, substituted_buffers, uncompiled
 from lightning_sim.functional import LinearMap
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import differentiable
-from lightning_sim.probe.guards import evaluating, frozen, substituted_buffers, uncompiled
 from lightning_sim.probe.layers import select_layers
 from lightning_sim.probe.substitution import GoingOn, module_of, outputs_of
 from lightning_sim.stitching.positions import has_channels_first, opened, placed

@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import pickle
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning.pytorch import seed_everything
 from torch import nn
 
 from lightning_sim import SimilarityMonitor
+from lightning_sim.functional import open_gate_alignment, open_gate_kernels
 from lightning_sim.measures import DEFAULT_MEASURES
 from tests.callbacks.training import DigitsNet, digits, fit, new_network
 from tests.sketch import exact
@@ -139,9 +141,8 @@ def test_weights_of_compiled_parts_have_their_own_names_and_come_from_files(tmp_
     ("network", "settings", "words"),
     [
         (Dense(lambda net, x: net[3](net[1](x).relu())), {"layers": ["net.1"]}, r"in the network .*skips net\.5"),
-        (Dense(lambda net, x: net[5](net[3](net[1](x).softmax(1)))), {}, r"net\.1 gives is mixed or normalised"),
+        (Dense(lambda net, x: net[5](net[3](net[1](x).cumsum(1)))), {}, r"net\.1 gives is mixed or normalised"),
         (DigitsNet(), {}, r"net\.0\.weight belongs to none"),
-        (Dense(), {"layers": ["net.2"]}, r"of the linear layers, net\.1, net\.3, net\.5, none is chosen"),
         (
             Dense(),
             {
@@ -152,13 +153,54 @@ def test_weights_of_compiled_parts_have_their_own_names_and_come_from_files(tmp_
         ),
     ],
 )
-def test_weights_that_are_no_chain_are_refused_by_name_and_left_out_of_the_default(tmp_path, network, settings, words):
-    with pytest.raises(ValueError, match=rf"wcka \(.*{words}"):
-        fit([SimilarityMonitor(**settings, measures=("cka", "wcka"))], root=tmp_path, network=network, epochs=1)
+def test_weights_that_are_no_chain_are_compared_where_named_and_left_out_of_the_default(
+    tmp_path, network, settings, words
+):
+    named = SimilarityMonitor(**settings, measures=("cka", "wcka"))
+    fit([named], root=tmp_path, network=network, epochs=1)
+    assert {"wcka", "wcka_standard_error"} <= set(named.history.measures)
     monitor = SimilarityMonitor(**settings)
     fit([monitor], root=tmp_path, network=network, epochs=1)
     assert "cka" in monitor.history.measures
     assert "wcka" not in monitor.history.measures
+    assert re.search(words, monitor.history.metadata["left_out"]["measures"]["wcka"])
+
+
+class Gated(DigitsNet):
+    def forward(self, images):
+        return super().forward(images * images.mean((2, 3), keepdim=True))
+
+
+def test_wcka_of_what_is_not_linear_with_open_gates_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"wcka \(the network \(Gated\) is not linear with open gates"):
+        fit([SimilarityMonitor(measures=("cka", "wcka"))], root=tmp_path, network=Gated(), epochs=1)
+
+
+def test_wcka_of_a_convolutional_network(tmp_path, caplog):
+    network = new_network()
+    start = copy.deepcopy(network)
+    monitor = SimilarityMonitor(measures=("cka", "wcka"))
+    with caplog.at_level("INFO"):
+        fit([monitor], root=tmp_path, network=network, epochs=2)
+    assert "wcka with open gates takes about" in caplog.text
+    history = monitor.history
+    matrix = history.matrix("wcka", representation="weights")
+    kernels = [open_gate_kernels(net, input_shape=(1, 8, 8), layers=list(matrix.rows)) for net in (network, start)]
+    expected, errors = open_gate_alignment(*kernels)
+    np.testing.assert_allclose(matrix.values, expected, atol=1e-5)
+    for place, layer in enumerate(matrix.rows):
+        error = history.trajectory("wcka_standard_error", layer=layer, representation="weights").values[-1]
+        assert error == pytest.approx(float(errors[place, place]), abs=1e-5)
+        assert 0 < history.trajectory("wcka_untrained_sd", layer=layer, representation="weights").values[-1] < 0.5
+    for layer in {key.layer for key in history.measurements[-1].by_key if key.measure == "wcka_partial"}:
+        partial = history.trajectory("wcka_partial", layer=layer, representation="weights").values
+        assert partial[0] == pytest.approx(1, abs=1e-5)  # before training
+        assert partial[-1] <= 1
+
+
+def test_wcka_of_layers_that_have_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"of the linear layers, net\.1, net\.3, net\.5, none is chosen"):
+        fit([SimilarityMonitor(layers=["net.2"], measures=("cka", "wcka"))], root=tmp_path, network=Dense(), epochs=1)
 
 
 def test_measures_beside_all_of_the_defaults_leave_out_what_does_not_apply(tmp_path):
@@ -166,8 +208,9 @@ def test_measures_beside_all_of_the_defaults_leave_out_what_does_not_apply(tmp_p
     fit([monitor], root=tmp_path, epochs=1)
     assert {"cka", "nbs", "mean_embedding", *OUTPUTS} <= set(monitor.history.measures)
     assert "wcka" not in monitor.history.measures
-    with pytest.raises(ValueError, match=r"wcka \("):
-        fit([SimilarityMonitor(measures=DEFAULT_MEASURES[:-1])], root=tmp_path, epochs=1)
+    monitor = SimilarityMonitor(measures=DEFAULT_MEASURES[:-1], layers=["net.0"], name="named")
+    fit([monitor], root=tmp_path, epochs=1)
+    assert "wcka" in monitor.history.measures
 
 
 @pytest.mark.parametrize("copied", [lambda monitor: pickle.loads(pickle.dumps(monitor)), copy.deepcopy])

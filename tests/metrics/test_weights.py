@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_sim.functional import weight_centered_kernel_alignment
 from lightning_sim.metrics import WeightCenteredKernelAlignment
 from tests.golden import Golden, reference_rows
 from tests.metrics import definitions
@@ -110,3 +111,25 @@ def test_more_layers_than_there_are_is_refused() -> None:
     metric = case.fed()
     with pytest.raises(ValueError, match=r"layers 0 to 3, got layer 4.*reset\(\)"):
         metric.update(*case.batches[-1][:2])
+
+
+def test_networks_of_any_layers():
+    def network(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+
+    a, b, c = map(network, range(3))
+    metric = WeightCenteredKernelAlignment(input_shape=(3, 8, 8), layers_a=["2", "0"], layers_b=["0"])
+    expected = [weight_centered_kernel_alignment(a, other, input_shape=(3, 8, 8))[[1, 0], :1] for other in (b, c)]
+    torch.testing.assert_close(metric(a, b).float(), expected[0])
+    metric.update(a, c)
+    torch.testing.assert_close(metric.compute().float(), sum(expected) / 2)
+    other = metric.clone()
+    other.reset()
+    other.update(a, b)
+    other.merge_state(metric)
+    torch.testing.assert_close(other.compute().float(), (2 * expected[0] + expected[1]) / 3)
+    with pytest.raises(ValueError, match=r"`weight_b` must be a torch.nn.Module with `input_shape`, got"):
+        metric.update(a, a[0].weight)
+    with pytest.raises(ValueError, match="`layers_a` must be one name or a list of names"):
+        WeightCenteredKernelAlignment(input_shape=(3, 8, 8))

@@ -1,11 +1,13 @@
 """The guards: random states of every device, and the network's own buffers, are as they were."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from lightning_sim._guards import substituted_buffers, uncompiled
 from lightning_sim.probe import Probe, isolated_random_state
-from lightning_sim.probe.guards import substituted_buffers
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.sketch import Sketch
 from tests.measures.test_fisher import FisherMeasures
@@ -233,3 +235,9 @@ def test_given_values_take_the_place_of_the_networks_own():
         network.running_mean.zero_()
     assert given["running_mean"].tolist() == [1, 2]
     assert network.running_mean.tolist() == [0, 0]
+
+
+def test_what_compiles_is_not_imported_to_be_switched_off(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    with uncompiled():
+        assert "torch._dynamo" not in sys.modules

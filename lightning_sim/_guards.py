@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -145,6 +146,9 @@ def _device_generators() -> Iterator[tuple[Callable[[], Any], Callable[[Any], No
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Compiled functions and modules run as they were written inside: compiled code calls no hooks added later."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import it takes seconds
+        yield
+        return
     set_stance = getattr(torch.compiler, "set_stance", None)
     if set_stance is not None:  # torch >= 2.6
         with set_stance("force_eager"):
