@@ -141,8 +141,11 @@ class Settings:
         return frozenset(DEFAULT_MEASURES if names.issuperset(DEFAULT_MEASURES) else ())
 
 
-def check_saving(save_sketches: object, sketch: str) -> int:
-    """After every how many measurements the sketches are saved, 0 for never."""
+def check_saving(save_sketches: object, sketch: str, log_sketches: object = False) -> int:
+    """After every how many measurements the sketches are saved, 0 for never; to be logged they must be."""
+    if not isinstance(log_sketches, bool):
+        raise ValueError(f"`log_sketches` must be True or False, got {described(log_sketches)}")
+    save_sketches = log_sketches if save_sketches is False else save_sketches
     if not isinstance(save_sketches, Integral) or save_sketches < 0:  # booleans are Integral as well
         expected = "True, False or every how many measurements"
         raise ValueError(f"`save_sketches` must be {expected}, got {described(save_sketches)}")

@@ -164,6 +164,7 @@ ARGUMENTS = [
     ("name", "must be a string that is not empty", ["3", "None", "''"]),
     ("name", PLAIN, ["' '", "'.'", "'..'", "'a/b'", "'/tmp'", "'a\\\\b'", "'a\\nb'"]),
     ("save_sketches", SAVING, ["'yes'", "-1", "1.5", "None"]),
+    ("log_sketches", "must be True or False", ["'yes'", "1", "None"]),
     ("seed", SEED, ["'a'", "None", "-1", "2**64", "0.5"]),
     ("on_error", "must be one of 'warn', 'raise'", ["'ignore'", "None"]),
     ("probe", PROBE, ["3", "'validation'", "b'x'", "iter(data())", "{'x': 3}", "Network()", "Loaders()"]),

@@ -166,7 +166,7 @@ class SimilarityMonitor(Callback):
             on_error=on_error,
         )
         self.name = checked_name(name)
-        self.save_sketches = check_saving(save_sketches or bool(log_sketches), sketch)
+        self.save_sketches = check_saving(save_sketches, sketch, log_sketches)
         self.log_sketches = log_sketches
         self.schedule = Schedule(every_n_epochs, every_n_train_steps, before_training)
         self.every_n_epochs = self.schedule.epochs
