@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         OutputDivergence,
         PredictionAgreement,
         RankCorrelation,
+        StitchingMap,
         WeightCenteredKernelAlignment,
     )
     from lightning_sim.record import SimilarityHistory, read_history
@@ -35,6 +36,7 @@ __all__ = [
     "SimilarityHistory",
     "SimilarityMonitor",
     "Sketch",
+    "StitchingMap",
     "WeightCenteredKernelAlignment",
     "__version__",
     "compare_networks",
@@ -48,6 +50,7 @@ _HOME = {
     "OutputDivergence": "lightning_sim.metrics",
     "PredictionAgreement": "lightning_sim.metrics",
     "RankCorrelation": "lightning_sim.metrics",
+    "StitchingMap": "lightning_sim.metrics",
     "WeightCenteredKernelAlignment": "lightning_sim.metrics",
     "SimilarityEngine": "lightning_sim.engine",
     "compare_networks": "lightning_sim.engine",

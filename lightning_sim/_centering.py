@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["center_columns", "undefined", "unit_scale", "widen"]
+__all__ = ["center_columns", "for_sums", "undefined", "unit_scale", "widen"]
 
 
 def center_columns(x: Tensor) -> Tensor:
@@ -33,6 +33,11 @@ def unit_scale(x: Tensor) -> Tensor:
 def widen(x: Tensor) -> Tensor:
     """`x` in float64, which neither autocast nor TF32 touches; as it is on MPS, which has no float64."""
     return x if x.device.type == "mps" else x.double()
+
+
+def for_sums(x: Tensor) -> Tensor:
+    """`x` in float64 to be added up, on its device or, of MPS, on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def undefined(message: str, like: Tensor, *, stacklevel: int = 3) -> Tensor:

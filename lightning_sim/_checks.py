@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "INTEGERS",
     "check_choice",
     "check_flag",
     "check_floating",
@@ -25,7 +26,7 @@ __all__ = [
 
 # Those with arithmetic; the ones of 8 bits have none.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_pair(
@@ -105,7 +106,7 @@ def check_floating(x: Tensor, name: str) -> None:
 def check_ids(sample_ids: Tensor, rows: Tensor, name: str, *, argument: str = "sample_ids") -> None:
     """Refuse what is not one integer for each of the `rows`, which the user knows by `name`."""
     check_tensor(sample_ids, argument, f"({len(rows)},)")
-    if sample_ids.dtype not in _INTEGERS or sample_ids.shape != rows.shape[:1]:
+    if sample_ids.dtype not in INTEGERS or sample_ids.shape != rows.shape[:1]:
         raise ValueError(
             f"`{argument}` must be {len(rows)} integers, one for each row of `{name}` of shape {tuple(rows.shape)}, "
             f"got {sample_ids.dtype} of shape {tuple(sample_ids.shape)}"

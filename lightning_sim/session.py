@@ -46,6 +46,7 @@ class Session:
         self.measures = settings.measures
         # Once: every checkpoint asks for it, and the file may be gone or another one by then.
         self._described = settings.reference.describe()
+        self._asked = repr(settings.layers)  # which of them are measured may depend on the weights at the start
         self._runner = runner
         self._pairs = Pairs({})
         self._chosen: Chosen
@@ -69,7 +70,7 @@ class Session:
         reference = self.settings.reference
         other = self._other(network)
         weights = reference.weights_for(network)
-        before = restored["identity"]["layers"] if restored and restored.get("asked") == self._asked() else None
+        before = restored["identity"]["layers"] if restored and restored.get("asked") == self._asked else None
         with isolated_random_state(self.settings.seed):
             self._fingerprint = self._runner.probe.fingerprint()
         samples, empty = self._runner.probe.size, self._runner.make_sketch()
@@ -177,7 +178,8 @@ class Session:
         """What a resumed training needs: the identity of the comparison, and a reference that cannot be made again."""
         moving = self.settings.reference.kind in ("init", "previous")
         reference = self._reference.state_dict() if moving else None
-        return {"identity": self._identity(), "asked": self._asked(), "reference": reference}
+        measures = {measure.name: measure.state_dict() for measure in self.measures}
+        return {"identity": self._identity(), "asked": self._asked, "reference": reference, "measures": measures}
 
     def _other(self, network: nn.Module) -> nn.Module:
         """Whose forward the reference runs in: its own, or that of the network it was a state of."""
@@ -240,6 +242,8 @@ class Session:
             )
         if state["reference"] is not None:
             self._reference = Snapshot.from_state_dict(state["reference"])
+        for measure in self.measures:
+            measure.load_state_dict(state.get("measures", {}).get(measure.name, {}))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -255,10 +259,6 @@ class Session:
             "num_projections": self.settings.num_projections,
             "seed": self.settings.seed,
         }
-
-    def _asked(self) -> str:
-        """The layers as they were asked for; which of them are measured may depend on the weights at the start."""
-        return repr(self.settings.layers)
 
     def _leave_out_constant(self, pairing: Pairing) -> dict[str, str]:
         """Leave out layers that nobody named and that are the same for every sample in the reference; and why."""

@@ -90,4 +90,6 @@ def test_stitching(tmp_path):
     assert sum(squares) > sum(untrained) + 0.5
     assert all(a > b for a, b in zip(*(rows[f"R2, {kind}"] for kind in ("least squares", "task loss")), strict=True))
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"figure_{n}.png" for n in (2, 4, 7, 8)}
-    assert "Figure 5 is not reproduced" in output
+    first, *_, last = rows["CKA against weights [0.0, 1.0, 10.0]"]
+    assert first > last
+    assert "is not reproduced" in output.splitlines()[-1]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_sim._arguments import check_integer, check_number
-from lightning_sim._centering import center_columns, undefined, widen
+from lightning_sim._centering import center_columns, for_sums, undefined, widen
 from lightning_sim._checks import check_choice, check_flag, check_pair
 
-__all__ = ["LinearMap", "StitchingKind", "map_of_gram", "stitching_gram", "stitching_map"]
+__all__ = ["LinearMap", "MapOptions", "StitchingKind", "map_of_gram", "stitching_gram", "stitching_map"]
 
 StitchingKind = Literal["least_squares", "orthogonal", "reduced_rank", "lasso"]
 
-_KINDS = ("least_squares", "orthogonal", "reduced_rank", "lasso")
 _MOST_STEPS = 10_000
 
 
@@ -31,6 +30,39 @@ class LinearMap(NamedTuple):
     weight: Tensor
     bias: Tensor
     r2: Tensor
+
+
+class MapOptions(NamedTuple):
+    """What of the maps of :func:`stitching_map` is asked for; `checked` before it is used."""
+
+    kind: StitchingKind = "least_squares"
+    rank: int | None = None
+    alpha: float | None = None
+    ridge: float = 0.0
+    bias: bool = True
+
+    def checked(self) -> MapOptions:
+        """These, where they fit together.
+
+        Raises:
+            ValueError: for an unknown kind, and for options that are missing or of another kind.
+        """
+        check_choice(self.kind, "kind", get_args(StitchingKind))
+        for name, value, its_kind in (("rank", self.rank, "reduced_rank"), ("alpha", self.alpha, "lasso")):
+            if (value is not None) != (self.kind == its_kind):
+                expected = f"of kind={its_kind!r}, which needs it"
+                raise ValueError(f"`{name}` is {expected}, got {name}={value!r} with kind={self.kind!r}")
+        if self.rank is not None:
+            check_integer(self.rank, "rank", least=1)
+        for name, number in (("alpha", self.alpha), ("ridge", self.ridge)):
+            if number is not None and check_number(number, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {number}")
+        if self.ridge and self.kind not in ("least_squares", "reduced_rank"):
+            raise ValueError(
+                f"`ridge` is of least squares and reduced rank, got ridge={self.ridge} with kind={self.kind!r}"
+            )
+        check_flag(self.bias, "bias")
+        return self
 
 
 def stitching_map(
@@ -97,8 +129,7 @@ def stitching_map(
         [[2. 3.]] [5.] 1.0000
     """
     x, y = check_pair(x, y)
-    _check_options(kind, rank, alpha, ridge)
-    check_flag(bias, "bias")
+    options = MapOptions(kind, rank, alpha, ridge, bias).checked()
     centred, given = [center_columns(side.detach()) for side in (x, y)], [widen(side.detach()) for side in (x, y)]
     a, b = centred if bias else given
     # Rounding of the entries as they were given, which centring leaves.
@@ -108,7 +139,7 @@ def stitching_map(
     # A triangle with the same products takes the place of the samples.
     root = torch.linalg.qr(torch.cat([a, b], 1)).R if len(a) > a.shape[1] + b.shape[1] else torch.cat([a, b], 1)
     sides = root[:, : x.shape[1]], root[:, x.shape[1] :]
-    weight, residual = _solved(*sides, len(x), least, kind, rank, alpha, ridge)
+    weight, residual = _solved(*sides, len(x), least, options)
     means = [side.mean(0) for side in given]
     return _as_map(weight, means if bias else None, residual, variance, x.dtype)
 
@@ -120,31 +151,23 @@ def stitching_gram(x: Tensor, y: Tensor) -> Tensor:
     of float64 times the squared ratio of mean and standard deviation, 1e-10 for a ratio of 1000.
     """
     z = torch.cat([x.T, y.T]).T  # sums over samples run along memory
-    wide = widen(z[:0]).dtype
     with torch.autocast(z.device.type, enabled=False):
-        mean = z.sum(0, dtype=wide) / max(len(z), 1)
-        centred = z - mean.to(z)
-        ones, lost = torch.cat([mean.new_ones(1), mean]), mean - mean.to(z)
-        gram = len(z) * torch.outer(ones, ones)
-        gram[1:, 1:] += (centred.T @ centred).to(wide) - len(z) * torch.outer(lost, lost)
+        around = z.sum(0) / max(len(z), 1)
+        centred = z - around
+        left, products = (for_sums(part) for part in (centred.sum(0), centred.T @ centred))
+        ones = torch.cat([products.new_ones(1), for_sums(around)])
+        left = torch.cat([left.new_zeros(1), left])
+        gram = len(z) * torch.outer(ones, ones) + torch.outer(ones, left) + torch.outer(left, ones)
+        gram[1:, 1:] += products
     return gram
 
 
-def map_of_gram(
-    gram: Tensor,
-    width: int,
-    *,
-    kind: StitchingKind = "least_squares",
-    rank: int | None = None,
-    alpha: float | None = None,
-    ridge: float = 0.0,
-    bias: bool = True,
-) -> LinearMap:
+def map_of_gram(gram: Tensor, width: int, options: MapOptions) -> LinearMap:
     """The map of :func:`stitching_map` from sums of :func:`stitching_gram`, in float64; `width` is p1.
 
     Directions of x whose standard deviation is below about 1e-7 of the strongest one's count as absent.
     """
-    _check_options(kind, rank, alpha, ridge)
+    options.checked()
     n, sums, products = gram[0, 0], gram[0, 1:], gram[1:, 1:]
     means = sums / n.clamp_min(1)
     covariance = products - n * torch.outer(means, means)
@@ -152,27 +175,12 @@ def map_of_gram(
     eps = torch.finfo(gram.dtype).eps
     varies = covariance.diagonal() > 8 * eps * products.diagonal()
     covariance = covariance * torch.outer(varies, varies)
-    root = _root(covariance if bias else products)
+    root = _root(covariance if options.bias else products)
     sides = root[:, :width], root[:, width:]
     least = (len(sums) * eps * products.diagonal()[:width].amax()).sqrt()
-    weight, residual = _solved(*sides, n.item(), least, kind, rank, alpha, ridge)
+    weight, residual = _solved(*sides, n.item(), least, options)
     variance = covariance.diagonal()[width:].sum()
-    return _as_map(weight, [means[:width], means[width:]] if bias else None, residual, variance, gram.dtype)
-
-
-def _check_options(kind: str, rank: int | None, alpha: float | None, ridge: float) -> None:
-    check_choice(kind, "kind", _KINDS)
-    for name, value, its_kind in (("rank", rank, "reduced_rank"), ("alpha", alpha, "lasso")):
-        if (value is not None) != (kind == its_kind):
-            expected = f"of kind={its_kind!r}, which needs it"
-            raise ValueError(f"`{name}` is {expected}, got {name}={value!r} with kind={kind!r}")
-    if rank is not None:
-        check_integer(rank, "rank", least=1)
-    for name, number in (("alpha", alpha), ("ridge", ridge)):
-        if number is not None and check_number(number, name) < 0:
-            raise ValueError(f"`{name}` must be at least 0, got {number}")
-    if ridge and kind not in ("least_squares", "reduced_rank"):
-        raise ValueError(f"`ridge` is of least squares and reduced rank, got ridge={ridge} with kind={kind!r}")
+    return _as_map(weight, [means[:width], means[width:]] if options.bias else None, residual, variance, gram.dtype)
 
 
 def _root(products: Tensor) -> Tensor:
@@ -184,32 +192,23 @@ def _root(products: Tensor) -> Tensor:
     return root
 
 
-def _solved(
-    a: Tensor,
-    b: Tensor,
-    n: float,
-    least: Tensor,
-    kind: str,
-    rank: int | None,
-    alpha: float | None,
-    ridge: float,
-) -> tuple[Tensor, Tensor]:
+def _solved(a: Tensor, b: Tensor, n: float, least: Tensor, options: MapOptions) -> tuple[Tensor, Tensor]:
     """The weight (p1, p2), and its squared residual, of the samples or of what has their products.
 
     Directions of a with a singular value of at most `least` are rounding.
     """
-    if kind == "orthogonal":
+    if options.kind == "orthogonal":
         u, _, vh = torch.linalg.svd(a.T @ b, full_matrices=False)
         weight = u @ vh
-    elif kind == "lasso":
-        weight = _lasso(a.T @ a / n, a.T @ b / n, float(alpha or 0))
+    elif options.kind == "lasso":
+        weight = _lasso(a.T @ a / n, a.T @ b / n, float(options.alpha or 0))
     else:
         u, s, vh = torch.linalg.svd(a, full_matrices=False)
         there = s > least
-        shrunk = there * s / (torch.where(there, s.square(), 1) + ridge * s.square().sum() / a.shape[1])
+        shrunk = there * s / (torch.where(there, s.square(), 1) + options.ridge * s.square().sum() / a.shape[1])
         weight = vh.T @ (shrunk[:, None] * (u.T @ b))
-        if rank is not None:
-            top = torch.linalg.svd(a @ weight, full_matrices=False).Vh[:rank]
+        if options.rank is not None:
+            top = torch.linalg.svd(a @ weight, full_matrices=False).Vh[: options.rank]
             weight = weight @ top.T @ top
     return weight, (a @ weight - b).square().sum()
 

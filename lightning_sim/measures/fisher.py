@@ -59,10 +59,7 @@ class FisherRaoDistance(Measure):
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
         """Parameters and buffers."""
-        network = side.live
-        given = side.runner.weights_of_all_ranks(network, side.weights)
-        own = (*network.named_parameters(), *network.named_buffers())
-        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
+        return side.tensors()
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """One number: the mean of the lengths at both ends."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,12 @@ class Side:
         if self.network is None:
             raise ValueError("sketches hold neither the parameters of the reference nor their Fisher information")
         return self.network
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, copied to the CPU; the same on every rank."""
+        given = self.runner.weights_of_all_ranks(self.live, self.weights)
+        own = (*self.live.named_parameters(), *self.live.named_buffers())
+        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
 
     def kept(self, measure: Measure) -> Mapping[str, Tensor]:
         """What `Measure.keep` gives for this network, made once."""
@@ -162,6 +169,13 @@ class Measure:
         Called once for the reference. Checkpoints hold it where the reference could not be made again.
         """
         return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it found once and for all, for checkpoints: primitives and tensors, by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, empty if nothing, when a training is resumed, after `refuse`."""
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """The values of this moment. What it raises is reported, and makes only this measure's values NaN."""

@@ -10,21 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_sim._centering import for_sums
 from lightning_sim.functional import LinearMap
-from lightning_sim.functional.stitching import map_of_gram
+from lightning_sim.functional.stitching import MapOptions, map_of_gram
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
-from lightning_sim.measures.parties import explained, made_stitch, party
+from lightning_sim.measures.parties import explained, fitting, made_stitch, party
 from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.guards import isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.targets import find_targets
 from lightning_sim.probe.untrained import untrained_weights
-from lightning_sim.record.key import Key
+from lightning_sim.record.key import Key, parse_name
 from lightning_sim.record.measurement import SimilarityMatrix
 from lightning_sim.record.scale import Scale
 from lightning_sim.stitching.fitting import add_grams
-from lightning_sim.stitching.scores import Scores, find_targets, logits_of, tally
+from lightning_sim.stitching.scores import Scores, logits_of, tally
 
 __all__ = ["Stitching"]
 
@@ -32,6 +34,7 @@ _FIT, _EVALUATE = (0, 2), (1, 2)  # the samples with even ids, and those with od
 _ROWS_PER_CHANNEL = 10
 _NOTHING_RIGHT = "is relative to an accuracy of 0, that of the network whose back it is"
 _NOTHING_VARIES = "has features that are NaN or infinite, or none that vary"
+_UNKNOWN = Scores(*[math.nan] * 4), math.nan
 _SHARE = Scale(low=0, same=1)  # above 1 where it beats the network whose back it is
 
 Pair = tuple[str, str]
@@ -50,9 +53,10 @@ class Stitching(Measure):
     - ``stitching_cross_entropy``: from that network's predictions to the stitched ones, in nats;
     - ``stitching_r2``: share of the variance of its features that the map explains, on the half it was not fitted on;
 
-    and two controls without which no number says anything, measured once, when they are first needed, and logged
-    beside: ``stitching_none``, the same without a map (where the channels are as many), and ``stitching_untrained``, of
-    a front of new initial weights. Where that one is near 1 a high value is no news, as of most first layers.
+    and two controls without which no number says anything, measured once, when they are first needed, kept on resume,
+    and logged beside: ``stitching_none``, the same without a map (where the channels are as many), and
+    ``stitching_untrained``, of a front of new initial weights. Where that one is near 1 a high value is no news, as of
+    most first layers.
 
     Args:
         every_pair: also give the matrix of every layer with every layer of the reference. It takes as many stitched
@@ -70,9 +74,8 @@ class Stitching(Measure):
     needs = frozenset({"weights"})
 
     def __init__(self, every_pair: bool = False, **options: Any) -> None:
-        map_of_gram(torch.eye(3, dtype=torch.float64, device="cpu"), 1, **options)  # refuses what cannot work
         self.every_pair = every_pair
-        self.options = options
+        self.options = MapOptions(**options).checked()
         self._sizes: dict[Pair, tuple[int, int]] = {}
         self._own = False
         self._controls: dict[Key, float] | None = None
@@ -90,33 +93,29 @@ class Stitching(Measure):
             problem = side.snapshot.output_problem or logits_problem(side.snapshot.logits)
             if problem is not None:
                 return f"the output{whose} {problem}"
-        network, other = _networks(mine, theirs)
+        network, other = mine.live, theirs.live
         self._own = network is other
         self._sizes, self._controls = {}, None  # those of another comparison are not these
         reasons: dict[str, str] = {}
         rows: dict[Pair, int] = {}
-        every = list(itertools.product(pairs.layers, dict.fromkeys(pairs.layers.values())))
+        product = itertools.product(pairs.layers, dict.fromkeys(pairs.layers.values()))
 
         def summed(batches: Iterator[tuple[Tensor, Any]], weights: Mapping[str, Tensor]) -> Tensor:
+            ids, given = next(batches)
             parties = party(mine.runner, network), party(mine.runner, other)
-            for ids, (batch, other_batch) in batches:
-                for pair in every if self.every_pair else pairs.layers.items():
-                    sums: dict[Pair, tuple[Tensor, int]] = {}
-                    try:
-                        with torch.no_grad():
-                            add_grams(sums, *parties, [pair], batch, other_batch)
-                    except ValueError as error:
-                        reasons[f"{pair[0]} with {pair[1]}"] = str(error)
-                    for gram, width in sums.values():
-                        self._sizes[pair] = width, len(gram) - 1 - width
-                        rows[pair] = round(float(gram[0, 0]) / len(ids)) * -(-mine.runner.probe.size // 2)
+            for pair, fits in fitting(parties, product if self.every_pair else pairs.layers.items(), given).items():
+                if isinstance(fits, str):
+                    reasons[f"{pair[0]} with {pair[1]}"] = fits
+                else:
+                    self._sizes[pair] = fits[:2]
+                    rows[pair] = fits[2] // len(ids) * -(-mine.runner.probe.size // 2)
             return torch.zeros((), device="cpu")
 
         mine.runner.try_first(network, summed, beside=other)
+        listed = "; ".join(f"{pair} ({reason})" for pair, reason in reasons.items())
         if not any(self._numbered(pairs)):
-            return f"no layer can be stitched: {'; '.join(f'{pair} ({reason})' for pair, reason in reasons.items())}"
+            return f"no layer can be stitched: {listed}"
         if reasons and not self.every_pair:
-            listed = "; ".join(f"{pair} ({reason})" for pair, reason in reasons.items())
             warnings.warn(f"these layers are not stitched: {listed}", UserWarning, stacklevel=2)
         few = [
             f"{pair[0]} ({rows[pair]} rows for {max(self._sizes[pair])} channels)"
@@ -142,16 +141,21 @@ class Stitching(Measure):
 
     def keep(self, side: Side) -> Mapping[str, Tensor]:
         """Parameters and buffers, where the reference is another state of the network."""
-        network = side.network
-        if network is None or not self._own:
-            return {}
-        given = side.runner.weights_of_all_ranks(network, side.weights)
-        own = (*network.named_parameters(), *network.named_buffers())
-        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
+        return side.tensors() if self._own else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The controls, and of which maps."""
+        controls = {key.name: value for key, value in (self._controls or {}).items()}
+        return {"options": self.options._asdict(), "controls": controls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The controls, where they are of the same maps."""
+        if state.get("options") == self.options._asdict():
+            self._controls = {parse_name(name): value for name, value in state["controls"].items()} or None
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """Every pair of layers, in both directions, and the controls."""
-        weights = {name: value.to(mine.runner.device) for name, value in theirs.kept(self).items()} or None
+        weights = {name: value.to(mine.runner.device, copy=True) for name, value in theirs.kept(self).items()} or None
         found, asked = Values(), list(self._sizes) if self.every_pair else self._numbered(pairs)
         grams = self._grams(mine, theirs, asked, None, weights)
         maps = {pair: self._maps(pair, gram) for pair, gram in grams.items()}
@@ -159,12 +163,9 @@ class Stitching(Measure):
         numbered = self._numbered(pairs)
         for pair in numbered:
             for way, suffix in enumerate(("", "_back")):
-                score, r2 = scores.get((pair, way), (None, math.nan))
-                numbers = {"": math.nan, "_cross_entropy": math.nan, "_r2": r2}
-                if score is not None:
-                    numbers |= {"": score.relative, "_cross_entropy": score.cross_entropy}
-                for of, value in numbers.items():
-                    undefined = of == "" and score is not None
+                score, r2 = scores.get((pair, way), _UNKNOWN)
+                for of, value in {"": score.relative, "_cross_entropy": score.cross_entropy, "_r2": r2}.items():
+                    undefined = of == "" and (pair, way) in scores
                     problem = _NOTHING_RIGHT if undefined else _NOTHING_VARIES
                     found.add(Key(f"{self.name}{suffix}{of}", "features", pair[0]), value, problem)
         if self._controls is None:
@@ -189,9 +190,8 @@ class Stitching(Measure):
         self, mine: Side, theirs: Side, pairs: list[Pair], weights: Mapping[str, Tensor] | None
     ) -> dict[Key, float]:
         """No map, and an untrained front, on the reference's back."""
-        network, _ = _networks(mine, theirs)
         with isolated_random_state(mine.runner.seed):
-            untrained = untrained_weights(network)
+            untrained = untrained_weights(mine.live)
         quiet = Side(mine.snapshot, mine.runner, mine.network)
         alike = {pair: (None, None, None) for pair in pairs if len(set(self._sizes[pair])) == 1}
         without = self._scores(quiet, theirs, alike, None, weights, ways=1)
@@ -210,7 +210,7 @@ class Stitching(Measure):
         other_weights: Mapping[str, Tensor] | None,
     ) -> dict[Pair, Tensor]:
         """The sums over the half that maps are fitted on."""
-        network, other = _networks(mine, theirs)
+        network, other = mine.live, theirs.live
         runner = mine.runner
 
         def summed(batches: Iterator[tuple[Tensor, Any]], _: Mapping[str, Tensor]) -> Tensor:
@@ -221,7 +221,7 @@ class Stitching(Measure):
                     add_grams(sums, *parties, pairs, batch, other_batch)
             # A rank without samples knows the sizes.
             sizes = {pair: (1 + sum(self._sizes[pair])) ** 2 for pair in pairs}
-            empty = torch.zeros(max(sizes.values()), dtype=torch.float64, device=runner.device)
+            empty = for_sums(torch.zeros(max(sizes.values()), device=runner.device))
             return torch.cat([sums[pair][0].flatten() if pair in sums else empty[:n] for pair, n in sizes.items()])
 
         total = runner.mean(network, summed, beside=other, part=_FIT, advance=mine.advance) * runner.probe.size
@@ -237,8 +237,8 @@ class Stitching(Measure):
         order = [0, *range(1 + width, 1 + width + other_width), *range(1, 1 + width)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a side without variance: its R2 is NaN, and says so
-            found = [map_of_gram(gram, width, **self.options)]
-            found.append(map_of_gram(gram[order][:, order], other_width, **self.options))
+            found = [map_of_gram(gram, width, self.options)]
+            found.append(map_of_gram(gram[order][:, order], other_width, self.options))
         return found[0], found[1], gram[0, 1:] / gram[0, 0]
 
     def _scores(
@@ -252,13 +252,13 @@ class Stitching(Measure):
         ways: int = 2,
     ) -> dict[tuple[Pair, int], tuple[Scores, float]]:
         """Of every stitched network on the other half, by pair and direction, with its R2."""
-        network, other = _networks(mine, theirs)
+        network, other = mine.live, theirs.live
         runner = mine.runner
         made = {pair: found for pair, found in maps.items() if found is not None}
         if not made:
             return {}
         layers, counterparts = (list(dict.fromkeys(side)) for side in zip(*made, strict=True))
-        total = torch.zeros(len(made), ways, 8, dtype=torch.float64, device=runner.device)
+        total = for_sums(torch.zeros(len(made), ways, 8, device=runner.device))
 
         def summed(batches: Iterator[tuple[Tensor, Any]], _: Mapping[str, Tensor]) -> Tensor:
             parties = party(runner, network, weights), party(runner, other, other_weights)
@@ -278,7 +278,8 @@ class Stitching(Measure):
                             front, target = fronts[way][pair[way]], fronts[to][pair[to]][0]
                             output, passed = parties[to].back(pair[to], given[to], front, stitches[pair][way])
                             total[index, way, :6] += tally(logits_of(output), own[to], targets[to])
-                            total[index, way, 6:] += explained(passed, target, found[2], way)
+                            if found[2] is not None:
+                                total[index, way, 6:] += explained(passed, target, found[2], way)
             return total.flatten()
 
         sums = runner.mean(network, summed, beside=other, part=_EVALUATE, advance=mine.advance)
@@ -290,11 +291,5 @@ class Stitching(Measure):
         }
 
 
-def _networks(mine: Side, theirs: Side) -> tuple[nn.Module, nn.Module]:
-    if mine.network is None or theirs.network is None:
-        raise ValueError("sketches do not hold the networks, which stitching runs")
-    return mine.network, theirs.network
-
-
 def _relative(scores: Mapping[tuple[Pair, int], tuple[Scores, float]], pair: Pair) -> float:
-    return scores[pair, 0][0].relative if (pair, 0) in scores else math.nan
+    return scores.get((pair, 0), _UNKNOWN)[0].relative

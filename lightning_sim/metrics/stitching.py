@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sim._arguments import check_integer
 from lightning_sim._checks import check_pair
-from lightning_sim.functional.stitching import LinearMap, StitchingKind, map_of_gram, stitching_gram
+from lightning_sim.functional.stitching import LinearMap, MapOptions, map_of_gram, stitching_gram
 from lightning_sim.metrics._summed_metric import SummedMetric
 
 __all__ = ["StitchingMap"]
@@ -36,12 +36,8 @@ class StitchingMap(SummedMetric):
     Args:
         num_features_x: p1; ranks without samples need it.
         num_features_y: p2.
-        kind: as in :func:`lightning_sim.functional.stitching_map`, like the other options.
-        rank: of ``"reduced_rank"``.
-        alpha: of ``"lasso"``.
-        ridge: of ``"least_squares"`` and ``"reduced_rank"``.
-        bias: whether the map has one.
-        kwargs: see :class:`torchmetrics.Metric`.
+        kwargs: `kind`, `rank`, `alpha`, `ridge` and `bias` as of :func:`lightning_sim.functional.stitching_map`; of the
+            others see :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: for options that do not fit together; in ``update``, unless both are finite floating-point matrices
@@ -65,25 +61,13 @@ class StitchingMap(SummedMetric):
 
     gram: Tensor
 
-    def __init__(
-        self,
-        num_features_x: int,
-        num_features_y: int,
-        *,
-        kind: StitchingKind = "least_squares",
-        rank: int | None = None,
-        alpha: float | None = None,
-        ridge: float = 0.0,
-        bias: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_features_x: int, num_features_y: int, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in MapOptions._fields if name in kwargs}
         super().__init__(**kwargs)
         named = (("num_features_x", num_features_x), ("num_features_y", num_features_y))
         self._widths = tuple(check_integer(value, name, least=1) for name, value in named)
-        self._options: dict[str, Any] = {"kind": kind, "rank": rank, "alpha": alpha, "ridge": ridge, "bias": bias}
+        self._options = MapOptions(**options).checked()
         size = 1 + sum(self._widths)
-        # Refuses what cannot work.
-        map_of_gram(torch.eye(size, dtype=torch.float64, device="cpu"), self._widths[0], **self._options)
         self.add_state("gram", torch.zeros(size, size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -96,4 +80,4 @@ class StitchingMap(SummedMetric):
 
     def compute(self) -> LinearMap:
         """The map of all samples so far."""
-        return map_of_gram(self.gram, self._widths[0], **self._options)
+        return map_of_gram(self.gram, self._widths[0], self._options)

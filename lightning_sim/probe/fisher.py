@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._centering import for_sums
 from lightning_sim._fisher import by_filter, differentiable_kernels, squared_lengths, summed_diagonal
 from lightning_sim.probe.gradients import require_logits
 from lightning_sim.probe.guards import substituted_parameters
@@ -28,11 +29,11 @@ def summed_lengths(runner: ProbeRunner, network: nn.Module, direction: Mapping[s
     def summed(batches: Iterator[tuple[Tensor, Any]], weights: Mapping[str, Tensor]) -> Tensor:
         parameters = _given(floating_parameters(network), weights)
         along = {name: (direction or parameters)[name].to(value) for name, value in parameters.items()}
-        total = torch.zeros((), dtype=torch.float64, device=runner.device)
+        total = for_sums(torch.zeros((), device=runner.device))
         with differentiable_kernels(network):
             for ids, batch in batches:
                 logits_at = partial(_logits_at, runner, network, ids, batch)
-                total += squared_lengths(logits_at, parameters, along).sum()
+                total += for_sums(squared_lengths(logits_at, parameters, along).sum())
         return total
 
     return summed
@@ -45,7 +46,7 @@ def summed_diagonals(runner: ProbeRunner, network: nn.Module) -> Summed:
         parameters = {k: v.requires_grad_() for k, v in _given(floating_parameters(network), weights).items()}
         with differentiable_kernels(network), torch.enable_grad(), substituted_parameters(network, parameters):
             logits = (_logits(runner, network, ids, batch)[0] for ids, batch in batches)
-            return by_filter(summed_diagonal(logits, list(parameters.values()))).double()
+            return for_sums(by_filter(summed_diagonal(logits, list(parameters.values()))))
 
     return summed
 

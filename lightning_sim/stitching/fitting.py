@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sim.functional import LinearMap
-from lightning_sim.functional.stitching import map_of_gram
+from lightning_sim.functional.stitching import MapOptions, map_of_gram
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.guards import evaluating, substituted_buffers, uncompiled
 from lightning_sim.stitching.network import Party, Stitch
@@ -75,7 +75,7 @@ class StitchingSums:
             options: as of :func:`lightning_sim.functional.stitching_map`.
         """
         gram, width = self._of(layer)
-        return map_of_gram(gram, width, **options)
+        return map_of_gram(gram, width, MapOptions(**options))
 
     def r2(self, layer: str, stitch: LinearMap | Stitch) -> float:
         """Share of the variance of the counterpart of a layer that any linear stitch explains.

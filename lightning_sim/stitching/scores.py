@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_sim._centering import for_sums
+from lightning_sim._checks import working_dtype
 from lightning_sim.probe.gradients import require_logits
+from lightning_sim.probe.targets import find_targets
 from lightning_sim.stitching.network import Stitched
 
-__all__ = ["Scores", "find_targets", "logits_of", "score_stitched", "tally"]
+__all__ = ["Scores", "logits_of", "score_stitched", "tally"]
 
-_NAMES = ("labels", "label", "targets", "target", "y")
+logits_of = partial(require_logits, what_needs="stitching needs")
 
 
 class Scores(NamedTuple):
@@ -52,16 +56,17 @@ class Scores(NamedTuple):
 def tally(logits: Tensor, own: Tensor, targets: Tensor | None) -> Tensor:
     """Samples, of those with targets, right of the stitched, right of the back, same, and summed cross-entropies, (6,).
 
-    Of a sample whose logits are NaN nothing is right.
+    To be added up. Of a sample whose logits are NaN nothing is right.
     """
-    logits, own = logits.double(), own.double()
+    logits, own = (side.to(working_dtype(side.dtype)) for side in (logits, own))
     predicted = torch.where(logits.isnan().any(1), -1, logits.argmax(1))
     entropy = -(own.softmax(1) * logits.log_softmax(1)).sum()
-    samples, none = entropy.new_tensor(len(logits)), entropy.new_zeros(())
+    samples, none = torch.full_like(entropy, len(logits)), torch.zeros_like(entropy)
     labelled = [none, none, none]
     if targets is not None:
         labelled = [samples, (predicted == targets).sum(), (own.argmax(1) == targets).sum()]
-    return torch.stack([part.to(entropy) for part in (samples, *labelled, (predicted == own.argmax(1)).sum(), entropy)])
+    parts = samples, *labelled, (predicted == own.argmax(1)).sum(), entropy
+    return for_sums(torch.stack([part.to(entropy) for part in parts]))
 
 
 def score_stitched(stitched: Stitched, batches: Iterable[Any]) -> Scores:
@@ -86,28 +91,3 @@ def score_stitched(stitched: Stitched, batches: Iterable[Any]) -> Scores:
     if total is None:
         raise ValueError("`batches` must hold at least one batch, got none")
     return Scores.of(total)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits (samples, classes) in a network's output.
-
-    Raises:
-        ValueError: where there are none.
-    """
-    return require_logits(output, "stitching needs")
-
-
-def find_targets(batch: Any, logits: Tensor) -> Tensor | None:
-    """The classes of the samples in a batch, where it holds any: integers, one a sample, that are classes."""
-    found = None
-    if isinstance(batch, Mapping):
-        found = next((batch[name] for name in _NAMES if name in batch), None)
-    elif isinstance(batch, tuple | list) and len(batch) > 1:
-        found = batch[1]
-    if (
-        not isinstance(found, Tensor)
-        or found.shape != logits.shape[:1]
-        or found.dtype not in (torch.int32, torch.int64)
-    ):
-        return None
-    return found.to(logits.device) if bool(((found >= 0) & (found < logits.shape[1])).all()) else None

@@ -48,6 +48,7 @@ class StitchingStudy:
         fit: batches to find stitches with; iterated again for every one that is trained, so give a DataLoader.
         evaluation: batches of other samples to score them with.
         forward: ``forward(network, batch)`` runs either network.
+        sums: of the samples to fit, where they are at hand for all layers; by a pass of its own if None.
         trainer: makes the Trainer of every stitch that is trained; one epoch without any output if None.
     """
 
@@ -61,13 +62,16 @@ class StitchingStudy:
         evaluation: Iterable[Any],
         *,
         forward: Callable[[nn.Module, Any], Any] = call_network,
+        sums: StitchingSums | None = None,
         trainer: Callable[[], Trainer] | None = None,
     ) -> None:
         self._place = front, layer, back, back_layer
         self._fit, self._evaluation, self._forward = fit, evaluation, forward
         self._trainer = trainer or _quiet_trainer
-        self._sums = StitchingSums(front, back, {layer: back_layer}, forward=forward)
-        self._sums.add(fit)
+        if sums is None:
+            sums = StitchingSums(front, back, {layer: back_layer}, forward=forward)
+            sums.add(fit)
+        self._sums = sums
 
     def map(self, **options: Any) -> LinearMap:
         """The map of a kind, as :func:`lightning_sim.functional.stitching_map` has them."""
@@ -111,10 +115,9 @@ class StitchingStudy:
 
     def sparsity_profile(self, alphas: Sequence[float], l1: Sequence[float] = (), **options: Any) -> dict[str, Profile]:
         """Scores and sparsity over the weight of the L1 norm, of lasso and of the task loss (Figure 8 of the paper)."""
-        start = self.map() if l1 else None
         return {
             "lasso": {alpha: self.score(self.map(kind="lasso", alpha=alpha)) for alpha in alphas},
-            "task loss": {weight: self.score(self.train(start, l1=weight, **options)) for weight in l1 if start},
+            "task loss": {weight: self.score(self.train(self.map(), l1=weight, **options)) for weight in l1},
         }
 
     def mode_connectivity(self, points: int = 5, *, seed: int = 0, **options: Any) -> Profile:

@@ -12,8 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from lightning_sim._arguments import check_number
 from lightning_sim._checks import check_choice
 from lightning_sim.functional import centered_kernel_alignment
+from lightning_sim.probe.targets import find_targets
 from lightning_sim.stitching.network import Stitch, Stitched
-from lightning_sim.stitching.scores import find_targets, logits_of
+from lightning_sim.stitching.scores import logits_of
 
 __all__ = ["StitchingTask"]
 
@@ -84,8 +85,9 @@ class StitchingTask(LightningModule):
             loss = loss + self.cka * similarity
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The proximal step of the L1 norm."""
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """That of Adam, and the proximal step of the L1 norm."""
+        super().optimizer_step(*arguments, **options)
         if self.l1:
             (weight,) = self.stitched.stitch.factors  # type: ignore[misc]
             with torch.no_grad():

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor
 
 from lightning_sim.functional import LinearMap, stitching_map
-from lightning_sim.functional.stitching import map_of_gram, stitching_gram
+from lightning_sim.functional.stitching import MapOptions, map_of_gram, stitching_gram
 from tests.functional.representations import assert_bad_input_is_refused, correlated_pair
 from tests.golden import ILL_CONDITIONED, Golden, reference_rows
 
@@ -30,7 +30,7 @@ def streamed(x: Tensor, y: Tensor, **options: Any) -> LinearMap:
     """From sums over two uneven halves."""
     cut = len(x) // 3
     gram = stitching_gram(x[:cut], y[:cut]) + stitching_gram(x[cut:], y[cut:])
-    return map_of_gram(gram, x.shape[1], **options)
+    return map_of_gram(gram, x.shape[1], MapOptions(**options))
 
 
 def residual(x: Tensor, y: Tensor, found: LinearMap) -> Tensor:

@@ -136,6 +136,38 @@ def test_controls_are_measured_once_and_a_measurement_stays_within_its_passes():
     assert len([key for key in again.numbers if key.measure == "stitching_untrained"]) == len(LAYERS)
 
 
+def test_controls_are_those_of_the_start_after_resuming():
+    def engine(network, state=None, **options):
+        measures = [Stitching(**options)]
+        given = QUICK | {"measures": measures, "network": network, "probe": labelled(), "reference": other}
+        return SimilarityEngine(**given, state=state)
+
+    def controls(engine, epoch):
+        values = engine.measure(epoch=epoch).by_key
+        return {key: value for key, value in values.items() if key.measure in ("stitching_none", "stitching_untrained")}
+
+    network, other = Convolutional(6), Convolutional(6, seed=1)
+    before = engine(network)
+    start, state = controls(before, 0), before.state_dict()
+    with torch.no_grad():
+        network.norm.weight.mul_(-3)
+    assert len(start) == 2
+    assert controls(engine(network, state), 1) == start
+    assert controls(engine(network), 1) != start
+    assert controls(engine(network, state, ridge=0.5), 1) != start  # which are of other maps
+
+
+def test_looking_which_layers_fit_runs_each_of_them_once():
+    networks = Convolutional(6), Convolutional(6, seed=1)
+    layers = {name: name for name in ("first", "norm", "relu", "second")}
+    runner = ProbeRunner(Probe(DataLoader(labelled(), batch_size=24), SAMPLES), Sketch)
+    sides = [Side(runner.try_first_batch(network, list(layers)), runner, network) for network in networks]
+    for network in networks:
+        network.ran.clear()
+    assert Stitching(every_pair=True).refuse(*sides, Pairs(layers)) is None
+    assert [network.ran.count("first") for network in networks] == [4, 4]
+
+
 def test_features_that_are_not_finite_are_said_to_be():
     network = Convolutional(6)
     with torch.no_grad():

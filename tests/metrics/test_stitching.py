@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import lightning_sim
+from lightning_sim import metrics
 from lightning_sim.functional import stitching_map
 from lightning_sim.metrics import StitchingMap
 from tests.metrics.cases import SIZES, WIDTHS, batched, representations
@@ -62,6 +64,11 @@ def test_float32_samples_far_from_zero():
     design = np.column_stack([x.double(), np.ones(len(x))])
     expected = np.linalg.lstsq(design, y.double().numpy(), rcond=None)[0][:-1]
     assert np.linalg.norm(metric.compute().weight.numpy() - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_every_metric_is_at_the_front_door():
+    assert set(metrics.__all__) <= set(lightning_sim.__all__)
+    assert lightning_sim.StitchingMap is StitchingMap
 
 
 def test_misuses_are_refused():

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_sim.functional import LinearMap, stitching_map
+from lightning_sim.measures.parties import explained
 from lightning_sim.stitching import Stitch, Stitched, StitchingSums, score_stitched
+from lightning_sim.stitching.positions import gram_of
+from lightning_sim.stitching.scores import tally
 
 from .networks import Convolutional, Dense, Tokens, images, labelled
 
@@ -198,3 +204,18 @@ def test_networks_without_logits_are_refused() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
     with pytest.raises(ValueError, match=r"stitching needs logits .samples, classes., and the output is torch.float32"):
         score_stitched(Stitched(network, "0", network, "0", None), [torch.zeros(5, 3)])
+
+
+def test_nothing_needs_float64_of_a_device_that_has_none() -> None:
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            made = function(*arguments, **(options or {}))
+            for part in tree_leaves(made):
+                assert not isinstance(part, torch.Tensor) or (part.device.type, part.dtype) != ("mps", torch.float64)
+            return made
+
+    with FakeTensorMode(), NoFloat64():
+        x, y = (torch.empty(20, width, 4, 4, device="mps") for width in (3, 5))
+        logits, targets = torch.empty(20, 7, device="mps"), torch.empty(20, dtype=torch.int64, device="mps")
+        sums = tally(logits, logits, targets), explained(y, y, torch.empty(9, dtype=torch.float64), 0), gram_of(x, y)
+        assert {(part.device.type, part.dtype) for part in sums} == {("cpu", torch.float64)}

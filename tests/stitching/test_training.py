@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 
 from lightning_sim.functional import centered_kernel_alignment
-from lightning_sim.stitching import Stitch, Stitched, score_stitched
+from lightning_sim.stitching import Stitch, Stitched, StitchingSums, score_stitched
 from lightning_sim.stitching.study import StitchingStudy, profile_figure
 from lightning_sim.stitching.training import StitchingTask
 
@@ -19,11 +21,11 @@ from .test_stitched import drawn
 FRONT, BACK = Convolutional(6).eval(), Convolutional(5, seed=1).eval()
 
 
-def study(batch_size=16):
+def study(batch_size=16, **options):
     data = labelled(96)
     fit, evaluation = torch.utils.data.random_split(data, [64, 32], torch.Generator().manual_seed(0))
     loader = DataLoader(fit, batch_size=batch_size, shuffle=True)
-    return StitchingStudy(FRONT, "norm", BACK, "norm", loader, DataLoader(evaluation, batch_size=32))
+    return StitchingStudy(FRONT, "norm", BACK, "norm", loader, DataLoader(evaluation, batch_size=32), **options)
 
 
 def loss_of(task, batch):
@@ -69,6 +71,24 @@ def test_two_factors_keep_their_rank_and_an_l1_norm_gives_exact_zeros():
         StitchingTask(found.stitched(None))
     with pytest.raises(ValueError, match='labels="hard" needs classes'):
         loss_of(StitchingTask(found.stitched(drawn(6, 5)), labels="hard"), labelled(8).tensors[0])
+
+
+def test_an_l1_norm_shrinks_at_every_step_of_the_optimizer_and_no_other_batch():
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = partial(Trainer, max_epochs=1, accumulate_grad_batches=2, enable_model_summary=False, **quiet)
+    found = study(trainer=trainer)  # four batches
+    start = drawn(6, 5)
+    trained = found.train(start, l1=1e7, learning_rate=1e-9)  # Adam itself moves by 1e-9
+    shrunk = start.weight.sign() * (start.weight.abs() - 2 * 1e7 * 1e-9).clamp_min(0)
+    torch.testing.assert_close(trained.weight.detach(), shrunk, rtol=0, atol=1e-6)
+
+
+def test_sums_at_hand_are_taken():
+    sums = StitchingSums(FRONT, BACK, {"norm": "norm", "second": "second"})
+    sums.add([labelled(64).tensors[0]])
+    own = StitchingStudy(FRONT, "second", BACK, "second", [labelled(64).tensors[0]], [])
+    given = StitchingStudy(FRONT, "second", BACK, "second", [], [], sums=sums)
+    torch.testing.assert_close(given.map().weight, own.map().weight)
 
 
 def test_profiles_and_their_figure():
