@@ -100,6 +100,10 @@ class SimilarityMonitor(Callback):
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
             process that is lost during a measurement does in any case.
+        conditions: of the samples, ``("clean", "fog", "impulse_noise_3", Attack("pgd", epsilon=0.1), function)``: names
+            and objects of :mod:`lightning_sim.conditions`, or functions of a sample's inputs (1, ...). Under each are
+            taken the measures of outputs, with error consistency and accuracies where there are labels.
+        layers_under_conditions: take those of layers, too.
 
     Raises:
         ValueError: for settings that cannot work, here or before the first training step, with what would work.
@@ -141,6 +145,8 @@ class SimilarityMonitor(Callback):
         log_sketches: bool = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
+        conditions: Any = "clean",
+        layers_under_conditions: bool = False,
     ) -> None:
         super().__init__()
         checked_directory(directory)
@@ -164,6 +170,8 @@ class SimilarityMonitor(Callback):
             cache_probe=cache_probe,
             matrices=matrices,
             on_error=on_error,
+            conditions=conditions,
+            layers_under_conditions=layers_under_conditions,
         )
         self.name = checked_name(name)
         self.save_sketches = check_saving(save_sketches, sketch, log_sketches)

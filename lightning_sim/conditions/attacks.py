@@ -47,8 +47,8 @@ class Attack:
         epsilon: as a share of the range of pixels; None for 8/255, and 0.1 for ``"noise"``. On MNIST take 0.1.
         step: a, likewise; None for epsilon / 4, and 5/4 epsilon for ``"fast_fgsm"``.
         steps: of ``"pgd"`` and ``"trades"``.
-        crafted_on: for which network a monitor crafts it: ``"reference"`` (once, where that stays the same), ``"self"``,
-            each of the two for itself, or ``"network"``, the monitored one.
+        crafted_on: for which network a monitor crafts it: ``"reference"`` (once, where that stays the same),
+            ``"self"``, each of the two for itself, or ``"network"``, the monitored one.
         bounds: least and largest value of a pixel.
         mean: of each channel (or all), as it was subtracted from the pixels to normalise them; None for none.
         std: by which they were divided then.

@@ -42,8 +42,8 @@ def defocus_blur(images: Tensor, parameters: tuple[float, float], draws: Draws, 
 def glass_blur(images: Tensor, parameters: tuple[float, float, int, float], draws: Draws, unit: float) -> Tensor:
     """Pixels changed with near ones, so far and so often, between two Gaussian blurs.
 
-    The last parameter is the share of the pixels that are. The published code blurs one axis only where images are grey,
-    and copies colours instead of exchanging them.
+    The last parameter is the share of the pixels that are. The published code blurs one axis only where images are
+    grey, and copies colours instead of exchanging them.
     """
     sigma, far, times, share = parameters
     sigma, reach = sigma * unit, max(round(far * unit), 1)

@@ -21,7 +21,7 @@ _CHUNK = 64  # samples at a time, for clouds many times their size
 
 
 class _Kind(NamedTuple):
-    """How a picture is changed, with its parameters for every severity; of grey and colour pictures where they differ."""
+    """How a picture is changed, with parameters for every severity; of grey and colour ones where they differ."""
 
     change: Callable[[Tensor, Any, Draws, float], Tensor]
     grey: Sequence[Any] = (None,)
@@ -42,6 +42,8 @@ _SPATTER = (
 _FOG = tuple((thick, decay, 256 / 28) for thick, decay in ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)))
 _COLOUR_FOG = tuple((thick, decay, 1) for thick, decay in ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)))
 _ELASTIC = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+_MOTION = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
+_COLOUR_MOTION = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
 _ANGLES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 CORRUPTIONS: dict[str, _Kind] = {
@@ -49,7 +51,10 @@ CORRUPTIONS: dict[str, _Kind] = {
     "impulse_noise": _Kind(noise.impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27), (0.01, 0.02, 0.03, 0.05, 0.07), 4),
     "glass_blur": _Kind(blur.glass_blur, _GLASS, _COLOUR_GLASS, 1),
     "motion_blur": _Kind(
-        blur.motion_blur, ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)), ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)), 1
+        blur.motion_blur,
+        ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        1,
     ),
     "shear": _Kind(geometry.shear, _ANGLES, usual=2),
     "scale": _Kind(geometry.scale, (0.9, 0.8, 0.7, 0.6, 0.5)),

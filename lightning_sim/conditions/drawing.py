@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -41,13 +43,13 @@ def zigzag(images: Tensor, parameters: None, draws: Draws, unit: float) -> Tenso
     corners.append((length, corners[-1][1] / (2 * (length - 20))))
     turned = [(angle.cos() * c - angle.sin() * r + 2, angle.sin() * c + angle.cos() * r + start) for c, r in corners]
     drawn = images
-    for begin, end in zip(turned, turned[1:], strict=False):
+    for begin, end in itertools.pairwise(turned):
         drawn = (drawn + _line(images, *begin, *end)[:, None]).clamp(0, 1)
     return drawn
 
 
 def canny_edges(images: Tensor, parameters: None, draws: Draws, unit: float) -> Tensor:
-    """Edges by Canny's method: of the smoothed picture, where it changes most along its gradient, above 0.2 or next to it.
+    """Edges by Canny's method: where the smoothed picture changes most along its gradient, strongly or next to it.
 
     Deviation 1 of the smoothing, thresholds 0.1 and 0.2 of Sobel's gradient.
     """
@@ -63,7 +65,9 @@ def canny_edges(images: Tensor, parameters: None, draws: Draws, unit: float) -> 
     is_most = torch.ones_like(steep)
     for way in (1, -1):
         straight = torch.where(steep, _moved(size, way, 0), _moved(size, 0, way))
-        towards = torch.where(same, _moved(size, way, way), torch.where(steep, _moved(size, way, -way), _moved(size, -way, way)))
+        towards = torch.where(
+            same, _moved(size, way, way), torch.where(steep, _moved(size, way, -way), _moved(size, -way, way))
+        )
         is_most &= size >= straight * (1 - share) + towards * share
     inside = torch.zeros_like(steep)
     inside[:, 1:-1, 1:-1] = True

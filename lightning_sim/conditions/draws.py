@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["Draws"]
+__all__ = ["Draws", "number_of"]
 
 
 class Draws:
@@ -22,7 +22,7 @@ class Draws:
 
     def __init__(self, sample_ids: Tensor, seed: int, purpose: str) -> None:
         self._streams = [
-            torch.Generator("cpu").manual_seed(_number(f"{seed}/{purpose}/{id_}")) for id_ in sample_ids.tolist()
+            torch.Generator("cpu").manual_seed(number_of(f"{seed}/{purpose}/{id_}")) for id_ in sample_ids.tolist()
         ]
 
     def normal(self, *shape: int) -> Tensor:
@@ -50,5 +50,6 @@ class Draws:
         return torch.stack([draw(stream, index) for index, stream in enumerate(self._streams)])
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
+    """A number below 2^56 that is another one for another text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")

@@ -79,5 +79,3 @@ def _sampled(images: Tensor, rows: Tensor, columns: Tensor, beyond: str) -> Tens
     y, x = (2 * at / size - 1 for at, size in zip((rows, columns), sizes, strict=True))
     grid = torch.stack((x, y), 3).expand(len(images), -1, -1, -1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode=beyond, align_corners=True)
-
-

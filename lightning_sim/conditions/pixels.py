@@ -59,10 +59,10 @@ class Pixels:
         pixels = (pixels * self._channels(self.std, 1.0, inputs) + self._channels(self.mean, 0.0, inputs) - low) / (
             high - low
         )
-        if pixels.numel() and not (-_TOLERANCE <= pixels.min() and pixels.max() <= 1 + _TOLERANCE):
+        if pixels.numel() and not (pixels.min() >= -_TOLERANCE and pixels.max() <= 1 + _TOLERANCE):
             raise ValueError(
-                f"pixels must lie in the bounds {low:g} to {high:g}, and these go from {_least(pixels, low, high):.3g} to "
-                f"{_least(-pixels, low, high, -1):.3g}; give `bounds`, or `mean` and `std` if the inputs are normalised: "
+                f"pixels must lie in the bounds {low:g} to {high:g}, and these go from {_least(pixels, low, high):.3g} "
+                f"to {_least(-pixels, low, high, -1):.3g}; give `bounds`, or `mean` and `std` of normalised inputs: "
                 'Corruption("fog", mean=..., std=...), Attack("pgd", mean=..., std=...)'
             )
         return pixels.clamp_(0, 1)

@@ -58,7 +58,7 @@ def fog(images: Tensor, parameters: tuple[float, float, float], draws: Draws, un
 
 
 def frost(images: Tensor, parameters: tuple[float, float], draws: Draws, unit: float) -> Tensor:
-    """Ice crystals over the picture: ridges of generated clouds, where the published code takes photographs of frost."""
+    """Ice crystals over the picture: ridges of generated clouds; the published code takes photographs of frost."""
     kept, ice = parameters
     height, width = images.shape[2:]
     size = int(2 ** math.ceil(math.log2(max(height, width))))
