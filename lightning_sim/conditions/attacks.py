@@ -118,10 +118,10 @@ class Attack:
         """
         ids = torch.arange(len(find_inputs(batch))) if sample_ids is None else sample_ids
         with (
+            differentiable(network),  # first: copies of buffers are to be no inference tensors
             substituted_buffers(network),
             isolated_random_state(self.seed),
             evaluating(network),
-            differentiable(network),
         ):
             pixels = self._pixels.of(find_inputs(batch))  # type: ignore[attr-defined]
 

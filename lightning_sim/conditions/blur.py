@@ -42,8 +42,8 @@ def defocus_blur(images: Tensor, parameters: tuple[float, float], draws: Draws, 
 def glass_blur(images: Tensor, parameters: tuple[float, float, int, float], draws: Draws, unit: float) -> Tensor:
     """Pixels changed with near ones, so far and so often, between two Gaussian blurs.
 
-    The last parameter is the share of the pixels that are. The published code blurs one axis only where images are
-    grey, and copies colours instead of exchanging them.
+    The last parameter is the share of the pixels that are; where it is all, as in the code for colours, the near pixel
+    is copied, and else exchanged. Both axes are blurred, of which the code for MNIST-C leaves out one.
     """
     sigma, far, times, share = parameters
     sigma, reach = sigma * unit, max(round(far * unit), 1)
@@ -57,7 +57,8 @@ def glass_blur(images: Tensor, parameters: tuple[float, float, int, float], draw
             for column in range(width - reach, reach, -1):
                 down, right = (moves[:, axis, row, column] for axis in (0, 1))
                 other = images[samples, :, row + down, column + right]
-                images[samples, :, row + down, column + right] = images[:, :, row, column].clone()
+                if share < 1:
+                    images[samples, :, row + down, column + right] = images[:, :, row, column].clone()
                 images[:, :, row, column] = other
     return gaussian(images, sigma)
 
@@ -94,7 +95,8 @@ def clipped_zoom(images: Tensor, factor: float) -> Tensor:
     return larger[:, :, top : top + height, left : left + width]
 
 
-def zoom_blur(images: Tensor, most: float, draws: Draws, unit: float) -> Tensor:
-    """The mean over zooms by 1, 1.01, ... up to `most`."""
-    factors = [1 + percent / 100 for percent in range(round(100 * (most - 1)) + 1)]
+def zoom_blur(images: Tensor, parameters: tuple[float, float], draws: Draws, unit: float) -> Tensor:
+    """The mean over zooms from 1 up to the first parameter, in steps of the second."""
+    most, step = parameters
+    factors = [1 + step * index for index in range(round((most - 1) / step) + 1)]
     return (images + torch.stack([clipped_zoom(images, factor) for factor in factors]).sum(0)) / (len(factors) + 1)

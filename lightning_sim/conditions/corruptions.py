@@ -32,16 +32,27 @@ class _Kind(NamedTuple):
 _GLASS = ((0.7, 1, 2, 0.5), (0.9, 2, 1, 0.5), (1, 2, 3, 0.5), (1.1, 3, 2, 0.5), (1.5, 4, 2, 0.5))
 _COLOUR_GLASS = ((0.05, 1, 1, 1), (0.25, 1, 1, 1), (0.4, 1, 1, 1), (0.25, 1, 2, 1), (0.4, 1, 2, 1))
 _SNOW = (
+    *((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7)),
+    *((0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)),
+)
+_COLOUR_SNOW = (
     *((0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9)),
     *((0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
 )
+_FROST = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
+_COLOUR_FROST = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
+_DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
+_COLOUR_DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
+_ZOOM = ((1.1, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))
+_COLOUR_ZOOM = tuple((most, 0.01) for most in (1.05, 1.1, 1.15, 1.2, 1.25))
 _SPATTER = (
     *((0.65, 0.3, 4, 0.69, 0.6), (0.65, 0.3, 3, 0.68, 0.6), (0.65, 0.3, 2, 0.68, 0.5)),
     *((0.65, 0.3, 1, 0.65, 1.5), (0.67, 0.4, 1, 0.65, 1.5)),
 )
 _FOG = tuple((thick, decay, 256 / 28) for thick, decay in ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)))
 _COLOUR_FOG = tuple((thick, decay, 1) for thick, decay in ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)))
-_ELASTIC = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+_ELASTIC = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
+_COLOUR_ELASTIC = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
 _MOTION = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
 _COLOUR_MOTION = ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
 _ANGLES = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -68,14 +79,14 @@ CORRUPTIONS: dict[str, _Kind] = {
     "zigzag": _Kind(drawing.zigzag),
     "canny_edges": _Kind(drawing.canny_edges),
     "gaussian_noise": _Kind(noise.gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38), (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "defocus_blur": _Kind(blur.defocus_blur, ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))),
-    "zoom_blur": _Kind(blur.zoom_blur, (1.05, 1.1, 1.15, 1.2, 1.25)),
-    "snow": _Kind(weather.snow, _SNOW),
-    "frost": _Kind(weather.frost, ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
-    "contrast": _Kind(digital.contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "elastic_transform": _Kind(geometry.elastic_transform, _ELASTIC),
-    "pixelate": _Kind(digital.pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
-    "jpeg_compression": _Kind(digital.jpeg_compression, (80, 65, 58, 50, 40)),
+    "defocus_blur": _Kind(blur.defocus_blur, _DEFOCUS, _COLOUR_DEFOCUS),
+    "zoom_blur": _Kind(blur.zoom_blur, _ZOOM, _COLOUR_ZOOM),
+    "snow": _Kind(weather.snow, _SNOW, _COLOUR_SNOW),
+    "frost": _Kind(weather.frost, _FROST, _COLOUR_FROST),
+    "contrast": _Kind(digital.contrast, (0.4, 0.3, 0.2, 0.1, 0.05), (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "elastic_transform": _Kind(geometry.elastic_transform, _ELASTIC, _COLOUR_ELASTIC),
+    "pixelate": _Kind(digital.pixelate, (0.6, 0.5, 0.4, 0.3, 0.25), (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "jpeg_compression": _Kind(digital.jpeg_compression, (25, 18, 15, 10, 7), (80, 65, 58, 50, 40)),
 }
 GREY_CORRUPTIONS = tuple(CORRUPTIONS)[:15]
 COLOUR_CORRUPTIONS = (
@@ -88,9 +99,9 @@ COLOUR_CORRUPTIONS = (
 class Corruption:
     """A corruption of pictures, the same for a sample in every batch, on every rank, and in every measurement.
 
-    Parameters are those of the published code for MNIST-C (28 pixels) and, of three channels and for kinds that are not
-    in MNIST-C, CIFAR-10-C (32 pixels); lengths grow with the pictures. Every kind takes any pictures. Not as published:
-    frost comes from a generated texture; glass blur blurs both axes and exchanges pixels; JPEG is computed, not
+    Parameters are those of the published code for MNIST-C (28 pixels) and, of three channels, CIFAR-10-C (32 pixels),
+    where that has the kind; lengths grow with the pictures. Every kind takes any pictures. Not as published:
+    frost comes from a generated texture; glass blur blurs both axes; JPEG is computed, not
     encoded; mud spatters at every severity.
 
     Args:
@@ -151,7 +162,7 @@ class Corruption:
         kind = CORRUPTIONS[self.kind]
         table = kind.colour if images.shape[1] == 3 and kind.colour else kind.grey
         parameters = table[(self.severity or kind.usual) - 1] if len(table) > 1 else table[0]
-        unit = min(images.shape[2:]) / (28 if self.kind in GREY_CORRUPTIONS and table is kind.grey else 32)
+        unit = min(images.shape[2:]) / (28 if table is kind.grey else 32)
         parts = [
             kind.change(part, parameters, Draws(ids, self.seed, self.kind), unit).clamp(0, 1)
             for part, ids in zip(pixels.split(_CHUNK), sample_ids.split(_CHUNK), strict=True)

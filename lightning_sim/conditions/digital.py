@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from lightning_sim.conditions.draws import Draws
 
-__all__ = ["contrast", "jpeg_compression", "pixelate"]
+__all__ = ["LUMINANCE", "contrast", "jpeg_compression", "pixelate"]
 
 # The tables of annex K of ITU-T T.81, of luminance and of colour.
-_LUMINANCE = (
+LUMINANCE = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56),
     *(14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
     *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
@@ -38,14 +38,14 @@ def jpeg_compression(images: Tensor, quality: float, draws: Draws, unit: float) 
     """Compressed as JPEG: cosines of 8 x 8 pixels rounded by the standard's tables, colours at half the size."""
     factor = (50 / quality if quality < 50 else 2 - quality / 50) * 1.0
     if images.shape[1] != 3:
-        return _rounded(images * 255, torch.tensor(_LUMINANCE).view(8, 8), factor) / 255
+        return _rounded(images * 255, torch.tensor(LUMINANCE).view(8, 8), factor) / 255
     height, width = images.shape[2:]
     even = functional.pad(images * 255, (0, width % 2, 0, height % 2), mode="replicate")
     to_ycc = torch.tensor(_TO_YCC)
     ycc = torch.einsum("ij,njhw->nihw", to_ycc, even) + torch.tensor([0.0, 128, 128]).view(1, 3, 1, 1)
     colour_table = torch.full((8, 8), 99)
     colour_table[:4, :4] = torch.tensor(_COLOUR)
-    light = _rounded(ycc[:, :1], torch.tensor(_LUMINANCE).view(8, 8), factor)
+    light = _rounded(ycc[:, :1], torch.tensor(LUMINANCE).view(8, 8), factor)
     colours = _rounded(functional.avg_pool2d(ycc[:, 1:], 2), colour_table, factor)
     colours = functional.interpolate(colours, scale_factor=2, mode="bilinear", align_corners=False)
     ycc = torch.cat((light, colours - 128), 1)
