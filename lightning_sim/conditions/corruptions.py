@@ -165,7 +165,7 @@ class Corruption:
         unit = min(images.shape[2:]) / (28 if table is kind.grey else 32)
         parts = [
             kind.change(part, parameters, Draws(ids, self.seed, self.kind), unit).clamp(0, 1)
-            for part, ids in zip(pixels.split(_CHUNK), sample_ids.split(_CHUNK), strict=True)
+            for part, ids in zip(torch.split(pixels, _CHUNK), torch.split(sample_ids, _CHUNK), strict=True)
         ]
-        corrupted = torch.cat(parts) if parts else pixels
-        return self._pixels.inputs(corrupted).to(images)  # type: ignore[attr-defined]
+        inputs: Tensor = self._pixels.inputs(torch.cat(parts))  # type: ignore[attr-defined]
+        return inputs.to(images)

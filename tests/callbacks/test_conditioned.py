@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_sim import SimilarityEngine, SimilarityMonitor, read_history
 from lightning_sim.conditions import Attack, Corruption
 from lightning_sim.functional import centered_kernel_alignment
+from tests.callbacks.launching import forked
 from tests.callbacks.training import digits, features, fit, new_network, random_states
 
 
@@ -108,6 +109,25 @@ def test_the_same_training_bit_for_bit(tmp_path, reference):
     values = monitor.history.measurements[-1].values
     assert all(np.isfinite(values[f"{measure}/{name}"]) for measure in OUTPUTS for name in NAMES)
     assert read_history(monitor.directory) == monitor.history
+
+
+def test_ranks_measure_what_one_process_would(tmp_path):
+    told = forked(tmp_path, 2, 61, epochs=1, kind="conditions")
+    start, network = new_network().eval(), new_network().eval()
+    network.load_state_dict(torch.load(tmp_path / "trained.ckpt", weights_only=True)["state_dict"])
+    images, labels = PROBE.tensors
+    fogged = Corruption("fog")(images, torch.arange(61))
+    attacked, mine, theirs = (
+        Attack(kind, 0.03)(whose, (images, labels), torch.arange(61))[0]
+        for kind, whose in (("pgd", start), ("fgsm", network), ("fgsm", start))
+    )
+    samples = {"fog": (fogged, fogged), "pgd_0.03": (attacked, attacked), "fgsm_0.03_self": (mine, theirs)}
+    values = {(row["measure"], row["condition"]): row["value"] for row in told["records"]}
+    for condition, inputs in samples.items():
+        expected = shares(network, start, *inputs, labels)
+        del expected["error_consistency"]  # the start may be wrong on all
+        for measure, value in expected.items():
+            assert values[measure, condition] == pytest.approx(value, abs=1e-7), (measure, condition)
 
 
 @pytest.mark.parametrize("reference", ["init", "previous"])
