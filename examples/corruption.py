@@ -1,8 +1,8 @@
 """Do two networks still agree when their input is corrupted or attacked? And where do they part while they train?
 
 Two convolutional networks are trained on scikit-learn's digits, or on CIFAR-10 of your own, and differ in their seed.
-The second is monitored against the first, under ten conditions. Written to ``--out``: a contact sheet of every corruption
-at every severity, and agreement clean, corrupted and attacked, beside what chance would give.
+The second is monitored against the first, under ten conditions. Written to ``--out``: a contact sheet of every
+corruption at every severity, and agreement clean, corrupted and attacked, beside what chance would give.
 
 Run: python examples/corruption.py
 With a folder that holds CIFAR-10 as its authors distribute it for Python (data_batch_1, ..., test_batch):
@@ -30,7 +30,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 WITHOUT_SEVERITY = ("stripe", "dotted_line", "zigzag", "canny_edges")
-CORRUPTED = ("gaussian_noise", "impulse_noise", "fog", "brightness", "contrast", "motion_blur")
+CORRUPTED = ("gaussian_noise_3", "impulse_noise_4", "fog_1", "brightness_2", "contrast_1", "rotate_2")
 
 
 class Network(LightningModule):
@@ -87,7 +87,7 @@ def contact_sheet(image: Tensor, kinds: tuple[str, ...], path: Path) -> None:
         for place in row:
             place.axis("off")
         for place, picture in zip(row, shown, strict=False):
-            place.imshow(picture.movedim(0, -1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+            place.imshow(picture.movedim(0, -1).squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
         row[0].set_title(kind, fontsize=7, loc="left", pad=2)
     figure.savefig(path, dpi=100)
     plt.close(figure)

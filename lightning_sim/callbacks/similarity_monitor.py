@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -148,31 +149,11 @@ class SimilarityMonitor(Callback):
         conditions: Any = "clean",
         layers_under_conditions: bool = False,
     ) -> None:
+        given = locals()
         super().__init__()
         checked_directory(directory)
-        self.settings = Settings(
-            reference=Reference(reference),
-            probe=probe,
-            layers=layers,
-            measures=as_measures(measures),
-            representations=representations,
-            num_samples=num_samples,
-            num_buckets=num_buckets,
-            num_projections=num_projections,
-            estimator=estimator,
-            forward=forward,
-            seed=seed,
-            beta=beta,
-            loss=loss,
-            sketch=sketch,
-            pool=pool,
-            probe_choice=probe_choice,
-            cache_probe=cache_probe,
-            matrices=matrices,
-            on_error=on_error,
-            conditions=conditions,
-            layers_under_conditions=layers_under_conditions,
-        )
+        asked = {field.name: given[field.name] for field in fields(Settings)}
+        self.settings = Settings(**asked | {"reference": Reference(reference), "measures": as_measures(measures)})
         self.name = checked_name(name)
         self.save_sketches = check_saving(save_sketches, sketch, log_sketches)
         self.log_sketches = log_sketches

@@ -63,7 +63,7 @@ def applied(condition: Condition, batch: Any, sample_ids: Tensor, seed: int) -> 
     changed = []
     for sample, id_ in zip(torch.split(inputs, 1), sample_ids.tolist(), strict=True):
         with isolated_random_state(number_of(f"{seed}/{id_}") % 2**32), torch.no_grad():
-            given = condition(sample.clone())  # type: ignore[call-arg]
+            given = condition(sample.clone())  # type: ignore[call-arg, arg-type]
         if not isinstance(given, Tensor) or len(given) != 1:
             got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else described(given)
             raise ValueError(f"it must give one tensor for inputs {tuple(sample.shape)}, of one sample; got {got}")

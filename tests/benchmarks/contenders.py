@@ -66,9 +66,9 @@ def _pytorch_cka(load: Workload, changed: nn.Module) -> Measure:
     from cka import compute_cka
 
     batches = loader(load.inputs, load.batch_size)
-    return lambda: compute_cka(changed, load.network, batches, layers=load.layers, device=load.device, progress=False)[
-        0
-    ]
+    return lambda: compute_cka(
+        changed, load.network, batches, layers=load.layers, device=load.device, progress=False
+    )[0]
 
 
 def _torch_cka(load: Workload, changed: nn.Module) -> Measure:

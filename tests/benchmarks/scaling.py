@@ -66,7 +66,9 @@ def _extra(load: Workload, elements: int, name: str) -> Figure:
     runner.snapshot(load.network, load.layers)  # signs of columns are kept from the first pass on
     sketches: list[Sketch] = []
     peak = peak_bytes(
-        lambda: sketches.extend(runner.snapshot(load.network, load.layers, keep_logits=False).of().values())
+        lambda: sketches.extend(
+            runner.snapshot(load.network, load.layers, keep_logits=False).of().values()
+        )
     )
     extra, state = peak - peak_bytes(load.forward), state_bytes(sketches)
     allowed = state + 2 * elements * torch.finfo(load.inputs.dtype).bits // 8

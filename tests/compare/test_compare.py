@@ -215,9 +215,9 @@ def with_odd_layers(seed):
     one[5] = 1.0
     odd = {"short": network(seed, samples=30).of()["conv1"], "dead": torch.ones(60, 10), "one": one}
     sizes = {"num_buckets": 64, "num_projections": 16}
-    held.sketches["features"].update(
-        {name: sketched(layer, **sizes) if isinstance(layer, torch.Tensor) else layer for name, layer in odd.items()}
-    )
+    held.sketches["features"].update({
+        name: sketched(layer, **sizes) if isinstance(layer, torch.Tensor) else layer for name, layer in odd.items()
+    })
     return held
 
 

@@ -29,7 +29,9 @@ def correlated_pair(n: int, p1: int, p2: int, seed: int = 0, *, shared: int = 3)
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
-def assert_half_precision_matches(measure: Measure, reference: Callable[[np.ndarray, np.ndarray], float]) -> None:
+def assert_half_precision_matches(
+    measure: Measure, reference: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
     """Half precision input gives, within 5e-3, what `reference` gives for the rounded numbers in float64.
 
     `reference` must not be the code under test. Where it is NaN, or where rounding has made both sides
@@ -52,7 +54,9 @@ def assert_constant_sides_are_named(measure: Measure) -> None:
     """NaN and a warning that names the side, for exact constants and for constants up to rounding."""
     varied, _ = correlated_pair(20, 4, 3)
     same_value = torch.full((20, 3), 0.7, dtype=torch.float64)
-    rounding = 0.7 * (1 + 1e-16 * torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    rounding = 0.7 * (
+        1 + 1e-16 * torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    )
     for constant in (same_value, rounding, same_value.float()):
         for x, y, message in (
             (constant, varied, "^`x` has no variance"),

@@ -37,7 +37,9 @@ def reproduce(row: Golden, dtype: torch.dtype) -> Tensor:
         value = centered_kernel_alignment(x, y, estimator=estimator, center=row.params["center"])
         return value.arccos() if row.measure == "cka_linear_angle" else value
     rule, fraction = RULES[row.params["bandwidth"]], row.params["fraction"]
-    return centered_kernel_alignment(x, y, kernel="rbf", estimator=estimator, bandwidth=fraction, bandwidth_rule=rule)
+    return centered_kernel_alignment(
+        x, y, kernel="rbf", estimator=estimator, bandwidth=fraction, bandwidth_rule=rule
+    )
 
 
 def cka_by_definition(x: np.ndarray, y: np.ndarray, estimator: str) -> float:

@@ -141,4 +141,6 @@ def test_bad_input_is_refused(correlation: Correlation) -> None:
 def test_incomplete_beta_against_scipy(degrees: int) -> None:
     for x in (0.0, 1e-12, 1e-3, 0.2, 0.5, 0.9, 1 - 1e-6, 1 - 1e-12, 1.0):
         expected = scipy.special.betainc(degrees / 2, 0.5, x)
-        assert _regularized_incomplete_beta(x, degrees / 2, 0.5) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+        assert _regularized_incomplete_beta(x, degrees / 2, 0.5) == pytest.approx(
+            expected, rel=1e-9, abs=1e-300
+        )

@@ -112,6 +112,8 @@ def test_half_precision(project_psd: bool) -> None:
 def test_gradients() -> None:
     x, y = (z.requires_grad_() for z in correlated_pair(8, 3, 2))
     inputs = inputs_for(8).requires_grad_()
-    assert torch.autograd.gradcheck(partial(deconfounded_centered_kernel_alignment, project_psd=False), (x, y, inputs))
+    assert torch.autograd.gradcheck(
+        partial(deconfounded_centered_kernel_alignment, project_psd=False), (x, y, inputs)
+    )
     # Rather no gradient than that of a projection which has none.
     assert not deconfounded_centered_kernel_alignment(x, y, inputs).requires_grad

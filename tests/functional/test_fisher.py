@@ -80,7 +80,9 @@ def test_task2vec_is_the_diagonal_of_the_fisher_matrix():
     diagonal = fisher_matrix(network, x).diagonal()
     assert torch.allclose(task2vec(network, x, average_filters=False), diagonal, rtol=1e-9, atol=1e-14)
     parts = diagonal.split([value.numel() for value in network.parameters()])
-    by_unit = [part.reshape(len(value), -1).mean(1) for part, value in zip(parts, network.parameters(), strict=True)]
+    by_unit = [
+        part.reshape(len(value), -1).mean(1) for part, value in zip(parts, network.parameters(), strict=True)
+    ]
     assert torch.allclose(task2vec(network, x), torch.cat(by_unit), rtol=1e-9, atol=1e-14)
 
 

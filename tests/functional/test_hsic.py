@@ -59,7 +59,9 @@ def test_unbiased_estimator_has_the_population_value_as_its_mean(widths: tuple[i
     draws: dict[str, list[Tensor]] = {"unbiased": [], "biased": []}
     for _ in range(1000):
         latent = torch.randn(10, 2, generator=generator)
-        x, y = (latent @ m + torch.randn(10, p, generator=generator) for m, p in zip(maps, widths, strict=True))
+        x, y = (
+            latent @ m + torch.randn(10, p, generator=generator) for m, p in zip(maps, widths, strict=True)
+        )
         for estimator, values in draws.items():
             values.append(hsic(x, y, estimator=estimator))
     unbiased, biased = (torch.stack(values) for values in draws.values())

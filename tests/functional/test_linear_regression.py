@@ -81,6 +81,8 @@ def test_gradients() -> None:
 def test_gradients_where_singular_values_coincide() -> None:
     # The projection on y is smooth there, although its single singular vectors are not.
     generator = torch.Generator().manual_seed(0)
-    y = torch.linalg.qr(torch.cat([torch.ones(12, 1), torch.randn(12, 3, generator=generator)], 1).double())[0][:, 1:]
+    y = torch.linalg.qr(torch.cat([torch.ones(12, 1), torch.randn(12, 3, generator=generator)], 1).double())[
+        0
+    ][:, 1:]
     x = torch.randn(12, 4, generator=generator).double()
     assert torch.autograd.gradcheck(linear_regression_r2, (x.requires_grad_(), y.requires_grad_()))

@@ -53,7 +53,9 @@ def test_linear_kernel_of_outer_products(n: int, center_factors: bool) -> None:
     used = [z - z.mean(0) for z in given] if center_factors else given
     x, y = outer_products(*used[:2]).numpy(), outer_products(*used[2:]).numpy()
     for measure, estimator in MEASURES:
-        value = product_kernel_similarity(*given, measure=measure, estimator=estimator, center_factors=center_factors)
+        value = product_kernel_similarity(
+            *given, measure=measure, estimator=estimator, center_factors=center_factors
+        )
         expected = nbs_by_definition(x, y) if measure == "nbs" else cka_by_definition(x, y, estimator)
         assert float(value) == pytest.approx(expected, rel=1e-7)
 
@@ -109,7 +111,9 @@ def test_half_precision(measure: str, estimator: str, center_factors: bool) -> N
         given = [(mean + scale * z / z.std()).to(dtype) for z in factors(60)]
         if mean / scale > 1e3:  # the rounded values are constant
             continue
-        value = product_kernel_similarity(*given, measure=measure, estimator=estimator, center_factors=center_factors)
+        value = product_kernel_similarity(
+            *given, measure=measure, estimator=estimator, center_factors=center_factors
+        )
         wide = [z.double() for z in given]
         used = [z - z.mean(0) for z in wide] if center_factors else wide
         x, y = outer_products(*used[:2]).numpy(), outer_products(*used[2:]).numpy()

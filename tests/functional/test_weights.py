@@ -18,7 +18,10 @@ GOLDEN = reference_rows("wcka")
 
 def chain(*widths: int, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(a, b, generator=generator, dtype=torch.float64) / a**0.5 for a, b in itertools.pairwise(widths)]
+    return [
+        torch.randn(a, b, generator=generator, dtype=torch.float64) / a**0.5
+        for a, b in itertools.pairwise(widths)
+    ]
 
 
 def network(*widths: int, seed: int = 0) -> nn.Sequential:
@@ -170,7 +173,9 @@ def test_half_precision() -> None:
     for dtype, mean, scale in HALF_CASES:
         if mean / scale > 1e3:  # the rounded weights are constant
             continue
-        a, b = ([(mean + scale * w / w.std()).to(dtype) for w in chain(20, 8, 6, seed=seed)] for seed in (0, 1))
+        a, b = (
+            [(mean + scale * w / w.std()).to(dtype) for w in chain(20, 8, 6, seed=seed)] for seed in (0, 1)
+        )
         value = weight_centered_kernel_alignment(a, b)
         assert value.dtype == torch.float32
         (a1, a2), (b1, b2) = ([w.double().numpy() for w in weights] for weights in (a, b))
@@ -182,7 +187,11 @@ def test_calibration_on_random_networks() -> None:
     # 64 inputs and 4 hidden layers of 32: the mean over pairs of whole chains of 30 random networks.
     networks = [chain(64, 32, 32, 32, 32, 3, seed=seed) for seed in range(30)]
     values = torch.stack(
-        [weight_centered_kernel_alignment(networks[i], networks[j])[-1, -1] for i in range(30) for j in range(i)]
+        [
+            weight_centered_kernel_alignment(networks[i], networks[j])[-1, -1]
+            for i in range(30)
+            for j in range(i)
+        ]
     )
     assert float(values.mean()) == pytest.approx(0.036, abs=0.01)
 
