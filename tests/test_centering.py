@@ -36,7 +36,9 @@ def test_constant_columns_become_exact_zeros(dtype: torch.dtype, value: float) -
 
 def test_a_small_variation_is_not_a_constant() -> None:
     x = 1 + 2.0**-20 * torch.arange(10, dtype=torch.float32)[:, None]
-    torch.testing.assert_close(center_columns(x)[:, 0], 2.0**-20 * (torch.arange(10, dtype=torch.float64) - 4.5))
+    torch.testing.assert_close(
+        center_columns(x)[:, 0], 2.0**-20 * (torch.arange(10, dtype=torch.float64) - 4.5)
+    )
 
 
 def test_unit_scale() -> None:
@@ -48,7 +50,9 @@ def test_undefined_warns_where_the_public_function_was_called() -> None:
     def measure() -> torch.Tensor:
         return undefined("`x` has no variance", torch.zeros((), dtype=torch.float64))
 
-    with pytest.warns(UserWarning, match="^`x` has no variance; the value is undefined, returning NaN$") as caught:
+    with pytest.warns(
+        UserWarning, match="^`x` has no variance; the value is undefined, returning NaN$"
+    ) as caught:
         value = measure()
     assert value.isnan()
     assert value.dtype == torch.float64

@@ -29,7 +29,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory, calls: list[str]) -> Demo:
     return run_demo(tmp_path_factory.mktemp("demo"), epochs=EPOCHS, seed=3, on_batch=calls.append)
 
 
-def history(cka: dict[str, float], agreement: float = 0.5, epochs: int = 1, name: str = "run") -> SimilarityHistory:
+def history(
+    cka: dict[str, float], agreement: float = 0.5, epochs: int = 1, name: str = "run"
+) -> SimilarityHistory:
     values = {f"cka/features/{layer}": value for layer, value in cka.items()} | {"agreement": agreement}
     return SimilarityHistory({"run": name}, [Measurement(epoch, epoch, values) for epoch in range(epochs)])
 

@@ -82,7 +82,9 @@ def test_a_loop_that_is_resumed_compares_with_the_same_start_and_continues_the_r
     state = torch.load(tmp_path / "loop.ckpt", weights_only=True)
     resumed = new_network(5)
     resumed.load_state_dict(state["weights"])
-    engine = SimilarityEngine(resumed, "init", SAMPLES, measures="cka", directory=tmp_path, state=state["similarity"])
+    engine = SimilarityEngine(
+        resumed, "init", SAMPLES, measures="cka", directory=tmp_path, state=state["similarity"]
+    )
     train(resumed)
     measurement = engine.measure(epoch=1, step=9)
     for layer, value in expected_cka(resumed, before, "02").items():

@@ -126,7 +126,9 @@ def _columns(a: Tensor, b: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
     return check_pair(a.detach()[:, None], b.detach()[:, None], names=("a", "b"), minimum_rows=3)
 
 
-def _correlation(a: Tensor, b: Tensor, scores_a: Tensor, scores_b: Tensor, confidence: float) -> CorrelationResult:
+def _correlation(
+    a: Tensor, b: Tensor, scores_a: Tensor, scores_b: Tensor, confidence: float
+) -> CorrelationResult:
     """Pearson's correlation of the scores (n, 1), with the slope of the values (n, 1)."""
     a, b = center_columns(a), center_columns(b)
     if warn_if_constant(a, b, names=("a", "b"), stacklevel=4):

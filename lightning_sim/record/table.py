@@ -38,7 +38,9 @@ def tidy_columns(
         for key, value in measurement.by_key.items():
             reference = None if key.layer is None else references.get(key.layer)
             beside = [measurement.statistic(name, key) for name in STATISTICS]
-            rows.append((*moment, key.measure, key.representation, key.condition, key.layer, reference, value, *beside))
+            rows.append(
+                (*moment, key.measure, key.representation, key.condition, key.layer, reference, value, *beside)
+            )
         if measurement.seconds is not None:
             rows.append((*moment, "seconds", None, "", None, None, measurement.seconds, *_NOTHING))
         for matrix in measurement.matrices if matrices else ():

@@ -125,7 +125,9 @@ def wrapped(value: int) -> int:
 
 
 @lru_cache(maxsize=128)
-def column_signs(width: int, folds: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def column_signs(
+    width: int, folds: tuple[int, ...], seed: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """Sign of every column for each of the folds, (folds, 1, width) of +1 and -1."""
     columns = torch.arange(width, dtype=torch.int64, device=device)
     return torch.stack([_signs(_hash(columns, seed, _COLUMN_STREAM + 16 * fold)).to(dtype) for fold in folds])[:, None]

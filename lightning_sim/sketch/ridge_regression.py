@@ -113,7 +113,9 @@ def kernel_ridge_regression(features: Sketch, labels: Sketch, *, regularization:
         weights = columns.T @ _solve(columns @ columns.T, targets, penalty)
     else:
         weights = _solve(columns.T @ columns, columns.T @ targets, penalty)
-    return RidgeRegression(weights, feature_means, label_means, features.width, features.num_projections, features.seed)
+    return RidgeRegression(
+        weights, feature_means, label_means, features.width, features.num_projections, features.seed
+    )
 
 
 def _unfolded(sketch: Sketch) -> tuple[Tensor, Tensor]:

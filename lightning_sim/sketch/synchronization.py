@@ -32,7 +32,10 @@ def all_reduce_sketches(
     if not sketches:
         return
     table = torch.tensor(
-        [[s.width, s.gradient_width, s.count > 0 and not s.keeps_factors, s.count, s.fingerprint] for s in sketches],
+        [
+            [s.width, s.gradient_width, s.count > 0 and not s.keeps_factors, s.count, s.fingerprint]
+            for s in sketches
+        ],
         dtype=torch.int64,
         device="cpu",
     )

@@ -38,7 +38,9 @@ def example_history(
         }
         values["jsd"] = math.nan if epoch == 1 else random.uniform(0, 0.7)
         cells = random.uniform(0, 1, (len(layers), len(layers)))
-        matrix = SimilarityMatrix("cka", "features", layers, tuple(f"their {layer}" for layer in layers), cells)
+        matrix = SimilarityMatrix(
+            "cka", "features", layers, tuple(f"their {layer}" for layer in layers), cells
+        )
         history.append(Measurement(epoch, 10 * epoch + 9, values, (matrix,) if matrices else ()))
     return history
 

@@ -158,7 +158,9 @@ def test_a_figure_that_cannot_be_made_is_reported_once_and_the_others_are_logged
         warnings.simplefilter("always")
         for step in range(2):
             log_figures([PlainLogger(experiment)], {"bad": broken, "good": two_panels}, step)
-    assert [str(w.message) for w in caught] == ["The figure 'bad' could not be made: ZeroDivisionError: no layers"]
+    assert [str(w.message) for w in caught] == [
+        "The figure 'bad' could not be made: ZeroDivisionError: no layers"
+    ]
     assert [name for name, _, _ in experiment.calls] == ["good", "good"]
 
 

@@ -22,7 +22,9 @@ def history() -> SimilarityHistory:
     return example_history(30, LAYERS)
 
 
-def assert_same_table(read: SimilarityHistory, history: SimilarityHistory, without: tuple[str, ...] = ()) -> None:
+def assert_same_table(
+    read: SimilarityHistory, history: SimilarityHistory, without: tuple[str, ...] = ()
+) -> None:
     expected, got = table(history, without=without), table(read, without=without)
     assert len(expected) == 30 * (3 * len(LAYERS) + 1)
     assert got.keys() == expected.keys()

@@ -35,7 +35,10 @@ def records(directory: Path, kind: str) -> Iterator[Any]:
 
 def items(entries: Any) -> dict[str, Any]:
     """{key: value} with nested keys joined by spaces."""
-    return {" ".join([entry.key] if entry.key else entry.nested_key): json.loads(entry.value_json) for entry in entries}
+    return {
+        " ".join([entry.key] if entry.key else entry.nested_key): json.loads(entry.value_json)
+        for entry in entries
+    }
 
 
 def final_summary(directory: Path) -> dict[str, Any]:
@@ -148,7 +151,9 @@ def leveldb_log(entries: list[bytes]) -> bytes:
                 content += bytes(left)
                 continue
             piece, entry = entry[: left - 7], entry[left - 7 :]
-            kind = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}[(started, bool(entry))]
+            kind = {(False, False): 1, (False, True): 2, (True, True): 3, (True, False): 4}[
+                (started, bool(entry))
+            ]
             checksum = zlib.crc32(bytes([kind]) + piece)
             content += struct.pack("<IHB", checksum, len(piece), kind) + piece
             started = True

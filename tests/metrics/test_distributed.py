@@ -16,7 +16,6 @@ from tests.metrics.processes import DIVISIONS, consistency_batches, division, ru
 
 Ranks = list[dict[str, Any]]
 
-
 @pytest.fixture(scope="module", params=DIVISIONS, ids=lambda world_size: f"{world_size} processes")
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What every process found; the processes are started once for each world size."""

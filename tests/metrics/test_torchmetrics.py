@@ -404,7 +404,9 @@ def test_collections_share_the_states_that_coincide() -> None:
 
 
 def test_collections_keep_apart_what_only_looks_alike() -> None:
-    collection = MetricCollection([PredictionAgreement(), RankCorrelation(), OutputDivergence()], compute_groups=True)
+    collection = MetricCollection(
+        [PredictionAgreement(), RankCorrelation(), OutputDivergence()], compute_groups=True
+    )
     # Equal outputs: every sum over samples is the number of samples, or zero.
     same = logits(20)[0]
     collection.update(same, same)

@@ -460,7 +460,9 @@ def test_lines_written_by_others_need_not_be_compact(tmp_path: Path) -> None:
         (3, b"\xff\x00", "line 3 is damaged"),
     ],
 )
-def test_damage_elsewhere_than_at_the_end_is_named(tmp_path: Path, number: int, line: bytes, message: str) -> None:
+def test_damage_elsewhere_than_at_the_end_is_named(
+    tmp_path: Path, number: int, line: bytes, message: str
+) -> None:
     path = written(tmp_path, example_history())
     lines = path.read_bytes().splitlines()
     lines[number - 1] = line
@@ -496,7 +498,9 @@ def test_a_record_without_a_header_is_refused(tmp_path: Path, content: bytes) ->
         ({"rate": float("nan")}, "'rate'"),
     ],
 )
-def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path, metadata: dict[str, object], message: str) -> None:
+def test_metadata_that_json_cannot_hold_is_refused(
+    tmp_path: Path, metadata: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         RecordWriter(tmp_path, metadata)
 

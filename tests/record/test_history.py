@@ -44,7 +44,9 @@ def test_properties() -> None:
     assert history.layers == ["b", "a"]  # the network's order, not that of the values
     assert history.epochs == [0, 2]
     assert (history.run, len(history)) == ("r", 2)
-    assert repr(history) == "SimilarityHistory(run 'r', 2 measurements, epochs 0, 2, cka, wcka, jsd, 2 layers)"
+    assert (
+        repr(history) == "SimilarityHistory(run 'r', 2 measurements, epochs 0, 2, cka, wcka, jsd, 2 layers)"
+    )
     assert repr(SimilarityHistory({})) == "SimilarityHistory(nothing measured yet)"
 
 
@@ -197,7 +199,9 @@ def test_what_stands_beside_a_value_is_in_its_row_and_trajectory() -> None:
 def test_the_tidy_table_with_matrices_has_every_cell_once() -> None:
     rows = two_epochs().to_records(matrices=True)
     cells = {
-        (row["epoch"], row["layer"], row["reference_layer"]): row["value"] for row in rows if row["measure"] == "cka"
+        (row["epoch"], row["layer"], row["reference_layer"]): row["value"]
+        for row in rows
+        if row["measure"] == "cka"
     }
     assert len(rows) == 10 + 2 * 2
     assert cells == {
@@ -268,7 +272,9 @@ def test_comparing_joins_runs_and_tells_equal_names_apart(tmp_path: Path) -> Non
 
 
 def test_values_are_float32_in_memory_as_in_the_record() -> None:
-    measurement = Measurement(np.int64(1), torch.tensor(2), {"a": 0.1, "b": torch.tensor(0.1), "c": np.float64(1e300)})
+    measurement = Measurement(
+        np.int64(1), torch.tensor(2), {"a": 0.1, "b": torch.tensor(0.1), "c": np.float64(1e300)}
+    )
     values = measurement.values
     assert np.isnan(values.pop("c"))  # too large for float32
     assert values == {"a": float(np.float32(0.1)), "b": float(np.float32(0.1))}

@@ -20,7 +20,9 @@ def test_equals_kernel_ridge_regression_while_nothing_is_folded(samples, width, 
     x, y = related(samples + 30, width, rank=8, correlation=0.7, seed=0, dtype=torch.float64)
     y, new = y[:samples, :5], x[samples:]
     x = x[:samples]
-    fitted = regression(x, y, regularization=regularization, num_buckets=128, num_projections=512, dtype=torch.float64)
+    fitted = regression(
+        x, y, regularization=regularization, num_buckets=128, num_projections=512, dtype=torch.float64
+    )
     mean, label_mean = x.mean(0), y.mean(0)
     kernel = ((x - mean) @ (x - mean).T).numpy()
     ridge = KernelRidge(alpha=regularization * np.trace(kernel) / samples, kernel="precomputed")
