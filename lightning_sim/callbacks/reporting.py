@@ -16,7 +16,8 @@ from lightning_sim.loggers import log_figures, log_sketches, setup_loggers
 from lightning_sim.record import Key, Measurement, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.record.means import layer_means, leading, mean_keys
-from lightning_sim.views import correlation_figure, interchange_figure
+from lightning_sim.views import conditions_figure, correlation_figure, interchange_figure
+from lightning_sim.views.conditions import under_conditions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,4 +91,6 @@ def figures_of(
     measured = {key.measure for key in measurement.by_key}
     if {"cka", "stitching"} <= measured:
         figures[f"{monitor}/scatter/cka_stitching"] = partial(interchange_figure, history)
+    if Key("agreement") in measurement.by_key and "agreement" in under_conditions(history):
+        figures[f"{monitor}/matrix/agreement/conditions"] = partial(conditions_figure, history)
     return figures

@@ -16,6 +16,7 @@ import numpy as np
 
 from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlate, numbers_of
+from lightning_sim.views.conditions import conditions_heatmap, under_conditions
 from lightning_sim.views.summary import ordered_keys, summarize
 
 __all__ = ["report_page"]
@@ -122,7 +123,7 @@ def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str,
         "steps": [measurement.step for measurement in kept],
         "axis": "epoch" if len(set(epochs)) == len(epochs) else "step",
         "values": {key.name: _numbers(numbers_of(kept, key), 5) for key in keys if key in held},
-        "matrices": _matrices(history),
+        "matrices": [*_matrices(history), *_conditions(history)],
         "configuration": dict(_flat({k: v for k, v in history.metadata.items() if k != "scales"})),
     }
 
@@ -150,6 +151,18 @@ def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
                 frame = {"epoch": measurement.epoch, "step": measurement.step}
                 kind["frames"].insert(0, frame | {"values": _numbers(matrix.values.ravel().tolist(), 3)})
     return list(kinds.values())
+
+
+def _conditions(history: SimilarityHistory) -> list[dict[str, Any]]:
+    """Measures of outputs under every condition at every measurement, as matrices of one frame."""
+    found = []
+    for measure in under_conditions(history):
+        shown, last = conditions_heatmap(history, measure), history.measurements[-1]
+        frame = {"epoch": last.epoch, "step": last.step, "values": _numbers(shown.values.ravel().tolist(), 3)}
+        of_axes = {"rows": list(shown.rows), "columns": list(shown.columns)}
+        scale = history.scale(measure).to_state()
+        found.append({"title": shown.title, "scale": scale, **of_axes, "frames": [frame]})
+    return found
 
 
 def _correlations(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 function matrices() {
   const labels = [...new Set(data.runs.flatMap((run) => run.matrices.map((matrix) => matrix.title)))];
   if (!labels.length) return;
-  const node = section("Layer by layer", "Every layer of the network (rows) against every layer of the reference (columns), over training.");
+  const node = section("Layer by layer", "Every layer of the network (rows) against every layer of the reference (columns), over training; outputs under every condition (rows) at every epoch (columns).");
   const bar = add(node, element("div", { class: "bar" }));
   const body = add(node, element("div", { class: "panels wide" }));
   const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "measurement", step: 1 });
