@@ -116,7 +116,7 @@ class Attack:
             sample_ids: (n,), on which the random starts depend; 0 to n - 1 if None.
             forward: ``forward(network, batch)`` gives the output.
         """
-        ids = torch.arange(len(find_inputs(batch))) if sample_ids is None else sample_ids
+        ids = torch.arange(len(find_inputs(batch)), device="cpu") if sample_ids is None else sample_ids
         with (
             differentiable(network),  # first: copies of buffers are to be no inference tensors
             substituted_buffers(network),
@@ -139,14 +139,16 @@ class Attack:
         shape = pixels.shape[1:]
         if self.kind == "noise":
             return (pixels + epsilon * draws.normal(*shape).to(pixels.device)).clamp(0, 1)
-        with torch.no_grad():
-            clean = logits_of(pixels)
+
+        def clean() -> Tensor:
+            with torch.no_grad():
+                return logits_of(pixels)
+
         if self.kind == "trades":
-            loss = partial(_divergence, clean.softmax(1))
+            loss: Callable[[Tensor], Tensor] = partial(_divergence, clean().softmax(1))
             start = pixels + _NEAR * draws.normal(*shape).to(pixels.device)
         else:
-            labels = find_targets(batch, clean)
-            loss = partial(_cross_entropy, clean.argmax(1) if labels is None else labels)
+            loss = _CrossEntropy(batch, clean)
             start = pixels
             if self.kind != "fgsm":
                 start = pixels + draws.uniform(*shape, low=-epsilon, high=epsilon).to(pixels.device)
@@ -167,9 +169,19 @@ def _signs(loss: Callable[[Tensor], Tensor], logits_of: Callable[[Tensor], Tenso
     return gradient.sign()
 
 
-def _cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    # The sum, so that no sample's gradient depends on how many others there are.
-    return functional.cross_entropy(logits, labels, reduction="sum")
+class _CrossEntropy:
+    """With the labels in a batch, or the predictions where there are none: the logits say which are classes."""
+
+    def __init__(self, batch: Any, clean: Callable[[], Tensor]) -> None:
+        self._batch, self._clean = batch, clean
+        self._labels: Tensor | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self._labels is None:
+            found = find_targets(self._batch, logits)
+            self._labels = self._clean().argmax(1) if found is None else found
+        # The sum, so that no sample's gradient depends on how many others there are.
+        return functional.cross_entropy(logits, self._labels, reduction="sum")
 
 
 def _divergence(probabilities: Tensor, logits: Tensor) -> Tensor:

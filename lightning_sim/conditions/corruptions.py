@@ -163,9 +163,10 @@ class Corruption:
         table = kind.colour if images.shape[1] == 3 and kind.colour else kind.grey
         parameters = table[(self.severity or kind.usual) - 1] if len(table) > 1 else table[0]
         unit = min(images.shape[2:]) / (28 if table is kind.grey else 32)
-        parts = [
-            kind.change(part, parameters, Draws(ids, self.seed, self.kind), unit).clamp(0, 1)
-            for part, ids in zip(torch.split(pixels, _CHUNK), torch.split(sample_ids, _CHUNK), strict=True)
-        ]
+        with torch.device("cpu"):  # whatever the default device is
+            parts = [
+                kind.change(part, parameters, Draws(ids, self.seed, self.kind), unit).clamp(0, 1)
+                for part, ids in zip(torch.split(pixels, _CHUNK), torch.split(sample_ids, _CHUNK), strict=True)
+            ]
         inputs: Tensor = self._pixels.inputs(torch.cat(parts))  # type: ignore[attr-defined]
         return inputs.to(images)

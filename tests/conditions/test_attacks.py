@@ -97,6 +97,17 @@ def test_a_sample_is_attacked_alike_in_every_batch(kind):
     assert torch.equal(other, whole) == (kind == "fgsm")
 
 
+@pytest.mark.parametrize(
+    ("kind", "forwards"), [("fgsm", 1), ("fast_fgsm", 1), ("noise", 0), ("pgd", 10), ("trades", 11)]
+)
+def test_how_often_the_network_runs(kind, forwards):
+    network, (images, labels) = new_network(), digits(0, 12).tensors
+    calls = []
+    network.net[0].register_forward_hook(lambda *given: calls.append(1))
+    Attack(kind, 0.1)(network, (images, labels))
+    assert len(calls) == forwards
+
+
 def test_without_labels_the_predictions_are_attacked():
     network, (images, _) = new_network(), digits(0, 12).tensors
     predicted = network.eval()(images).argmax(1)

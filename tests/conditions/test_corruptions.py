@@ -25,6 +25,14 @@ def pictures(channels, size=20, count=5):
     return torch.rand(count, channels, size, size + 3, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_the_default_device_does_not_matter(kind):
+    images = pictures(3)
+    expected = Corruption(kind)(images, torch.arange(5))
+    with torch.device("meta"):
+        assert torch.equal(Corruption(kind)(images, torch.arange(5, device="cpu")), expected)
+
+
 def test_there_are_fifteen_of_each():
     assert len(set(GREY_CORRUPTIONS)) == len(set(COLOUR_CORRUPTIONS)) == 15
     assert {*GREY_CORRUPTIONS, *COLOUR_CORRUPTIONS} == set(CORRUPTIONS)
