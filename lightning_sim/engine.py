@@ -50,7 +50,7 @@ class SimilarityEngine:
         **settings: as for :class:`lightning_sim.SimilarityMonitor`: `layers`, `measures`, `representations`,
             `num_samples`, `probe_choice`, `cache_probe`, `num_buckets`, `num_projections`, `estimator`, `forward`,
             `beta`, `loss`, `sketch`, `pool`, `matrices`, `seed`,
-            `on_error`.
+            `on_error`, `conditions`, `layers_under_conditions`.
 
     Raises:
         ValueError: for settings that cannot work, with what would.

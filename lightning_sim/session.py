@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 import warnings
@@ -19,7 +18,8 @@ from torch import nn
 
 from lightning_sim._version import __version__
 from lightning_sim.choosing import Chosen, choose, listing
-from lightning_sim.measures import Key, Measure, Pairs, Side, Values
+from lightning_sim.conditioned import Conditioned, compared
+from lightning_sim.measures import Key, Pairs, Side, Values
 from lightning_sim.probe import LostRanksError, Pairing, Snapshot, isolated_random_state
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.record import Measurement
@@ -48,6 +48,7 @@ class Session:
         self._described = settings.reference.describe()
         self._asked = repr(settings.layers)  # which of them are measured may depend on the weights at the start
         self._runner = runner
+        self._conditioned = Conditioned(settings, runner)
         self._pairs = Pairs({})
         self._chosen: Chosen
         self._reference = Snapshot()
@@ -55,11 +56,12 @@ class Session:
 
     def keys(self) -> list[Key]:
         """What every measurement gives values for, once it is started."""
-        return [key for measure in self.measures for key in measure.keys(self._pairs)]
+        return [*(key for m in self.measures for key in m.keys(self._pairs)), *self._conditioned.keys()]
 
     def num_batches(self) -> int:
         """Batches that one measurement runs of this rank's share of the probe."""
-        return self._runner.num_batches() + sum(measure.num_batches(self._runner) for measure in self.measures)
+        passes = self._runner.num_batches() + self._conditioned.num_batches()
+        return passes + sum(measure.num_batches(self._runner) for measure in self.measures)
 
     def start(self, network: nn.Module, advance: Callable[[], None], restored: Mapping[str, Any] | None) -> None:
         """Choose layers and measures, and take the reference's snapshot, or take it over from a checkpoint.
@@ -91,7 +93,8 @@ class Session:
             for sketches in self._reference.sketches.values():
                 for sketch in sketches.values():
                     sketch.to(self._runner.device).keep_cores = True
-        missing = [m.name for m in self.measures if m.name not in self._reference.kept]
+        keeps = [*(measure.name for measure in self.measures), *self._conditioned.keeps()]
+        missing = [name for name in keeps if name not in self._reference.kept]
         if taken_over and reference.kind in ("init", "previous") and missing:
             raise ValueError(
                 f"the checkpoint was monitored without {', '.join(missing)}, and the reference is gone by now; resume "
@@ -103,6 +106,7 @@ class Session:
             side.kept(measure)
         if not (taken_over and reference.kind == "previous"):  # which the next measurement replaces
             self._require_whole_reference()
+        self._conditioned.start(self.measures, self._pairs, side)
         if self._runner.rank == 0 and (notice := self._chosen.notice()):
             warnings.warn(f"lightning_sim: {notice}", UserWarning, stacklevel=2)
 
@@ -136,7 +140,8 @@ class Session:
         theirs = Side(self._reference, self._runner, other, is_reference=True, advance=advance)
         found = Values()
         for measure in self.measures:
-            found.update(self._compared(measure, mine, theirs))
+            found.update(compared(measure, mine, theirs, self._pairs))
+        found.update(self._conditioned.compare(mine, theirs))
         if self.settings.reference.kind == "previous":
             self._keep_all(mine)
             self._reference = current  # and never recycled: a checkpoint that holds it may still be written
@@ -156,6 +161,7 @@ class Session:
             "pairing": self._chosen.pairing.how,
             "left_out": {"layers": self._chosen.left_out, "measures": self._chosen.without},
             "measures": [measure.name for measure in self.measures],
+            "conditions": list(self.settings.conditions),
             "scales": {name: scale.to_state() for m in self.measures for name, scale in m.scales().items()},
             "representations": list(self.settings.representations),
             "gradients": self._gradients(),
@@ -208,18 +214,6 @@ class Session:
                 raise
             reason = f"could not be measured: {type(error).__name__}: {error}"
             return Snapshot(problems=dict.fromkeys(layers, reason), output_problem=reason)
-
-    def _compared(self, measure: Measure, mine: Side, theirs: Side) -> Values:
-        """What a measure finds; where it raises, NaN for all that it gives."""
-        try:
-            return measure.compare(mine, theirs, self._pairs)
-        except LostRanksError:
-            raise
-        except Exception as error:
-            found = Values()
-            for key in measure.keys(self._pairs):
-                found.add(key, math.nan, f"could not be computed: {type(error).__name__}: {error}")
-            return found
 
     def _keep_all(self, side: Side) -> None:
         """Keep what the next measurement compares with; nothing, where it cannot be had."""

@@ -20,7 +20,8 @@ from lightning_sim._arguments import (
     described,
 )
 from lightning_sim._checks import check_choice
-from lightning_sim.measures import DEFAULT_MEASURES, Measure
+from lightning_sim.conditions.named import as_conditions
+from lightning_sim.measures import DEFAULT_MEASURES, Measure, as_measures
 from lightning_sim.probe import Probe, call_network, isolated_random_state
 from lightning_sim.probe.gradients import Objective, expected_loss, total_loss
 from lightning_sim.probe.pooling import POOLS
@@ -56,14 +57,18 @@ class Settings:
     cache_probe: bool = False
     matrices: str | Sequence[str] = ("cka",)
     on_error: str = "warn"
+    conditions: Any = "clean"  # by name, once checked
+    layers_under_conditions: bool = False
 
     def __post_init__(self) -> None:
         example = 'loss=lambda output, batch: F.cross_entropy(output, batch[1], reduction="none")'
+        conditions = as_conditions(self.conditions, check_integer(self.seed, "seed", least=0, most=2**32 - 1))
         checked = {
             "forward": check_callable(self.forward, "forward", "forward=lambda network, batch: network(batch[0])"),
             "loss": None if self.loss is None else check_callable(self.loss, "loss", example),
             "layers": _checked_layers(self.layers),
-            "measures": _with_matrices(self.measures, self.matrices),
+            "conditions": conditions,
+            "measures": _with_matrices(self._with_labels(bool(conditions)), self.matrices),
             "representations": check_names(self.representations, "representations", '["features"]'),
             "num_samples": check_integer(self.num_samples, "num_samples", least=MINIMUM_SAMPLES),
             "num_buckets": check_integer(self.num_buckets, "num_buckets", least=1),
@@ -80,8 +85,9 @@ class Settings:
         check_choice(self.sketch, "sketch", ("default", "tang2020"))
         check_choice(self.pool, "pool", POOLS)
         check_choice(self.probe_choice, "probe_choice", CHOICES)
-        if not isinstance(self.cache_probe, bool):
-            raise ValueError(f"`cache_probe` must be True or False, got {described(self.cache_probe)}")
+        for name in ("cache_probe", "layers_under_conditions"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False, got {described(getattr(self, name))}")
         check_choice(self.on_error, "on_error", ("warn", "raise"))
         _check_probe(self.probe)
         self.make_sketch()  # refuses sizes that do not work
@@ -106,9 +112,7 @@ class Settings:
     def make_runner(self, source: Any, **where: Any) -> ProbeRunner:
         """Runs networks over samples of `source`; `where` and how is that of :class:`ProbeRunner`."""
         with isolated_random_state(self.seed):  # an iterable dataset is read here
-            probe = Probe(
-                source, self.num_samples, choice=self.probe_choice, seed=self.seed, keep=self.cache_probe
-            )
+            probe = Probe(source, self.num_samples, choice=self.probe_choice, seed=self.seed, keep=self.cache_probe)
         return ProbeRunner(
             probe,
             partial(self.make_sketch, probe.size),
@@ -138,7 +142,15 @@ class Settings:
     def optional(self) -> frozenset[str]:
         """The measures that are left out where they do not apply: the default ones, where all of them are asked for."""
         names = {measure.name for measure in self.measures}
-        return frozenset(DEFAULT_MEASURES if names.issuperset(DEFAULT_MEASURES) else ())
+        beside = ("error_consistency",) if self.conditions else ()
+        return frozenset((*DEFAULT_MEASURES, *beside) if names.issuperset(DEFAULT_MEASURES) else ())
+
+    def _with_labels(self, conditions: bool) -> tuple[Measure, ...]:
+        """The measures, under conditions beside the default ones also that of errors, where there are labels."""
+        names = {measure.name for measure in self.measures}
+        if not conditions or not names.issuperset(DEFAULT_MEASURES) or "error_consistency" in names:
+            return self.measures
+        return *self.measures, *as_measures("error_consistency")
 
 
 def check_saving(save_sketches: object, sketch: str, log_sketches: object = False) -> int:

@@ -63,6 +63,17 @@ def test_measures_of_your_own(tmp_path):
     assert "lost_confidence" in output
 
 
+def test_agreement_under_corruption_and_attack(tmp_path):
+    output = run("corruption.py", tmp_path, "--epochs", "3")
+    rows = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in output.splitlines()[1:-1]}
+    assert len(rows) == 11
+    assert rows["clean"][0] > 0.7
+    assert rows["pgd_0.1_self"][0] < rows["clean"][0] - 0.1
+    assert rows["fog_1"][0] < rows["clean"][0]
+    for name in ("contact_sheet.png", "agreement.png", "agreement/record.jsonl"):
+        assert (tmp_path / "corruption" / name).stat().st_size > 10_000 or name.endswith("jsonl")
+
+
 def test_a_loop_of_one_s_own(tmp_path):
     output = run("own_loop.py", tmp_path)
     values = re.findall(r"epoch \d: CKA of dense with the start ([\d.]+)", output)

@@ -19,7 +19,8 @@ from lightning_sim.loggers.adapter import Pixels
 from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlation_key, live_correlations
 from lightning_sim.record.means import layer_means, leading, mean_keys
-from lightning_sim.views import correlation_figure, interchange_figure
+from lightning_sim.views import conditions_figure, correlation_figure, interchange_figure
+from lightning_sim.views.conditions import under_conditions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,4 +103,6 @@ def figures_of(history: SimilarityHistory, monitor: str, at: str) -> dict[str, C
         figures[f"{monitor}/matrix/{matrix.key.title.replace(', ', '/')}"] = partial(heatmap_pixels, heatmap)
     if {"cka", "stitching"} <= {key.measure for key in measurement.by_key}:
         figures[f"{monitor}/scatter/cka_stitching"] = partial(interchange_figure, history)
+    if Key("agreement") in measurement.by_key and "agreement" in under_conditions(history):
+        figures[f"{monitor}/matrix/agreement/conditions"] = partial(conditions_figure, history)
     return figures

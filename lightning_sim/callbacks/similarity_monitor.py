@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +100,10 @@ class SimilarityMonitor(Callback):
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
             process that is lost during a measurement does in any case.
+        conditions: of the samples, ``("clean", "fog", "impulse_noise_3", Attack("pgd", epsilon=0.1), function)``: names
+            and objects of :mod:`lightning_sim.conditions`, or functions of a sample's inputs (1, ...). Under each are
+            taken the measures of outputs, with error consistency and accuracies where there are labels.
+        layers_under_conditions: take those of layers, too.
 
     Raises:
         ValueError: for settings that cannot work, here or before the first training step, with what would work.
@@ -141,30 +146,14 @@ class SimilarityMonitor(Callback):
         log_sketches: bool = False,
         seed: int = 0,
         on_error: Literal["warn", "raise"] = "warn",
+        conditions: Any = "clean",
+        layers_under_conditions: bool = False,
     ) -> None:
+        given = locals()
         super().__init__()
         checked_directory(directory)
-        self.settings = Settings(
-            reference=Reference(reference),
-            probe=probe,
-            layers=layers,
-            measures=as_measures(measures),
-            representations=representations,
-            num_samples=num_samples,
-            num_buckets=num_buckets,
-            num_projections=num_projections,
-            estimator=estimator,
-            forward=forward,
-            seed=seed,
-            beta=beta,
-            loss=loss,
-            sketch=sketch,
-            pool=pool,
-            probe_choice=probe_choice,
-            cache_probe=cache_probe,
-            matrices=matrices,
-            on_error=on_error,
-        )
+        asked = {field.name: given[field.name] for field in fields(Settings)}
+        self.settings = Settings(**asked | {"reference": Reference(reference), "measures": as_measures(measures)})
         self.name = checked_name(name)
         self.save_sketches = check_saving(save_sketches, sketch, log_sketches)
         self.log_sketches = log_sketches

@@ -2,7 +2,7 @@
 
 from lightning_sim.measures.layers import LayerFunction, LayerMeasure
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
-from lightning_sim.measures.outputs import OutputFunction
+from lightning_sim.measures.outputs import ErrorConsistency, OutputFunction
 from lightning_sim.measures.sketches import NormalizedBuresSimilarityOfLayers
 from lightning_sim.measures.stitching import Stitching
 from lightning_sim.measures.table import DEFAULT_MEASURES, MEASURES, OneMeasure, as_measures
@@ -11,6 +11,7 @@ from lightning_sim.record import Key, Scale, SimilarityMatrix
 __all__ = [
     "DEFAULT_MEASURES",
     "MEASURES",
+    "ErrorConsistency",
     "Key",
     "LayerFunction",
     "LayerMeasure",

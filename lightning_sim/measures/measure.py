@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from lightning_sim.record.measurement import Measurement, SimilarityMatrix
 from lightning_sim.record.scale import Scale
 
 __all__ = ["Measure", "Pairs", "Side", "Values"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,20 @@ class Values:
     def measurement(self, epoch: int, step: int) -> Measurement:
         """All of it as what was measured at a moment."""
         return Measurement(epoch, step, self.numbers, tuple(self.matrices), self.statistics, self.notes)
+
+    def under(self, condition: str) -> Values:
+        """The same under a condition of the samples."""
+
+        def renamed(of: Mapping[Key, T]) -> dict[Key, T]:
+            return {key._replace(condition=condition): value for key, value in of.items()}
+
+        return Values(
+            renamed(self.numbers),
+            [replace(matrix, condition=condition) for matrix in self.matrices],
+            renamed(self.problems),
+            {name: renamed(of_keys) for name, of_keys in self.statistics.items()},
+            renamed(self.notes),
+        )
 
     def update(self, other: Values) -> None:
         """Add what another measure found."""

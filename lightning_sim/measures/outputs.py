@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lightning_sim.functional import estimate, permutation_null
 from lightning_sim.measures.calling import called, function_name
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
+from lightning_sim.probe.targets import find_targets
 from lightning_sim.record.key import Key
 from lightning_sim.record.scale import Scale
 
-__all__ = ["OutputFunction", "output_statistics"]
+__all__ = ["ErrorConsistency", "OutputFunction", "output_statistics"]
 
 _MOST_NUMBERS = 2**25  # of pairs of samples times classes, beyond which their divergences take longer than the rest
 
@@ -55,26 +58,99 @@ class OutputFunction(Measure):
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
         """Outputs must be choices between the same classes."""
-        for side, whose in ((mine, ""), (theirs, " of the reference")):
-            if side.snapshot.output_problem is not None:
-                return f"the output{whose} {side.snapshot.output_problem}"
-        a, b = mine.snapshot.logits, theirs.snapshot.logits
-        if a is None or b is None:
-            return "the outputs were not kept"
-        if a.shape[1] != b.shape[1]:
-            return f"the output has {a.shape[1]} classes, and the reference {b.shape[1]}"
-        return "the output has one column, and predictions need at least two classes" if a.shape[1] < 2 else None
+        return _problem_of_outputs(mine, theirs)
 
     def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
         """One number."""
         a, b = mine.snapshot.logits, theirs.snapshot.logits
         if a is None or b is None:
-            why = mine.snapshot.output_problem or theirs.snapshot.output_problem or "was not kept"
-            return Values.one(Key(self.name), math.nan, f"cannot be computed: the output {why}")
+            return Values.one(Key(self.name), math.nan, _without_outputs(mine, theirs))
         value, problem, beside = called(self.function, a, b)
         if self.beside is not None and problem is None:
             beside |= self.beside(a, b)
         return Values.one(Key(self.name), value, problem, beside)
+
+
+class ErrorConsistency(Measure):
+    """Whether both err on the same samples, :func:`lightning_sim.functional.error_consistency`, and how often.
+
+    Labels are those in the probe's batches, in the second place of a tuple or under a name such as ``"labels"``. The
+    accuracies stand beside it as ``accuracy`` and ``reference_accuracy``.
+    """
+
+    name = "error_consistency"
+    scale = Scale(low=-1, high=1, same=1)
+    needs = frozenset({"logits"})
+
+    def __init__(self) -> None:
+        self._labels: Tensor | None = None
+
+    def scales(self) -> Mapping[str, Scale]:
+        """Of all that it gives."""
+        return {self.name: self.scale, "accuracy": Scale(low=0, high=1), "reference_accuracy": Scale(low=0, high=1)}
+
+    def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
+        """Outputs must be choices between the same classes, and batches have labels."""
+        self._labels = None  # those of another probe are not these
+        problem = _problem_of_outputs(mine, theirs)
+        if problem is not None or mine.snapshot.logits is None:
+            return problem
+        labels = _labels(mine.runner.probe.first_batch(), mine.snapshot.logits.shape[1])
+        return (
+            "no labels were found in the probe's batches, as in the second place of a tuple" if labels is None else None
+        )
+
+    def keys(self, pairs: Pairs) -> list[Key]:
+        """Three numbers."""
+        return [Key(name) for name in self.scales()]
+
+    def compare(self, mine: Side, theirs: Side, pairs: Pairs) -> Values:
+        """On all samples; kappa is NaN where both are always right, or always wrong."""
+        a, b = mine.snapshot.logits, theirs.snapshot.logits
+        found = Values()
+        if a is None or b is None:
+            for key in self.keys(pairs):
+                found.add(key, math.nan, _without_outputs(mine, theirs))
+            return found
+        if self._labels is None:
+            self._labels = _labels(mine.runner.probe.batches(), a.shape[1])
+        if self._labels is None:
+            raise ValueError("some of the probe's batches have no labels")
+        labels = self._labels
+        of_kappa = partial(estimate, measure="error_consistency", labels=labels)
+        found.add(Key(self.name), *called(of_kappa, a, b))
+        for name, logits in (("accuracy", a), ("reference_accuracy", b)):
+            if bool(logits.isnan().any()):
+                found.add(Key(name), math.nan, "is undefined: some outputs are NaN")
+                continue
+            share = float((logits.argmax(1) == labels).double().mean())
+            error = math.sqrt(share * (1 - share) / (len(labels) - 1))
+            found.add(Key(name), share, None, {"standard_error": error})
+        return found
+
+
+def _labels(batches: Iterable[tuple[Tensor, object]], classes: int) -> Tensor | None:
+    """The labels of the samples, in their order; None where a batch has none."""
+    found = [find_targets(batch, torch.empty(len(ids), classes, device="cpu")) for ids, batch in batches]
+    return None if any(part is None for part in found) else torch.cat([part for part in found if part is not None])
+
+
+def _problem_of_outputs(mine: Side, theirs: Side) -> str | None:
+    """Why they are no choices between the same classes, in words, or None."""
+    for side, whose in ((mine, ""), (theirs, " of the reference")):
+        if side.snapshot.output_problem is not None:
+            return f"the output{whose} {side.snapshot.output_problem}"
+    a, b = mine.snapshot.logits, theirs.snapshot.logits
+    if a is None or b is None:
+        return "the outputs were not kept"
+    if a.shape[1] != b.shape[1]:
+        return f"the output has {a.shape[1]} classes, and the reference {b.shape[1]}"
+    return "the output has one column, and predictions need at least two classes" if a.shape[1] < 2 else None
+
+
+def _without_outputs(mine: Side, theirs: Side) -> str:
+    why = mine.snapshot.output_problem or theirs.snapshot.output_problem or "was not kept"
+    return f"cannot be computed: the output {why}"
 
 
 def output_statistics(
@@ -87,4 +163,3 @@ def output_statistics(
         found |= {"chance_mean": null.mean, "chance_deviation": null.standard_deviation}
         found |= {"z": null.z, "p_value": null.p_value}
     return found
-

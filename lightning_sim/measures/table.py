@@ -16,7 +16,7 @@ from lightning_sim.measures.fisher import FisherRaoDistance, FisherRaoNorm, Task
 from lightning_sim.measures.layers import LayerFunction
 from lightning_sim.measures.mean_embedding import MeanEmbedding
 from lightning_sim.measures.measure import Measure
-from lightning_sim.measures.outputs import OutputFunction, output_statistics
+from lightning_sim.measures.outputs import ErrorConsistency, OutputFunction, output_statistics
 from lightning_sim.measures.sketches import CenteredKernelAlignmentOfLayers, NormalizedBuresSimilarityOfLayers
 from lightning_sim.measures.stitching import Stitching
 from lightning_sim.measures.weights import WeightAlignment
@@ -44,6 +44,7 @@ _BUILT_IN: tuple[Measure, ...] = (
         scale=Scale(low=-1, high=1, same=1),
         beside=partial(output_statistics, "rank_correlation"),
     ),
+    ErrorConsistency(),
     MeanEmbedding(),
     FisherRaoNorm(),
     FisherRaoDistance(),

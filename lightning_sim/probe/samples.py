@@ -81,9 +81,7 @@ class Probe:
         self._collate: Callable[[list[Any]], Any] = collate
         self._kept: dict[tuple[int, int, bool], list[tuple[Tensor, Any]]] | None = {} if keep else None
 
-    def batches(
-        self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False
-    ) -> Iterator[tuple[Tensor, Any]]:
+    def batches(self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False) -> Iterator[tuple[Tensor, Any]]:
         """This rank's share as (sample ids (b,), batch); the shares are disjoint and together the probe.
 
         `one_by_one` gives batches of one sample.
@@ -103,6 +101,12 @@ class Probe:
     ) -> Iterator[tuple[Tensor, Any]]:
         """The first of the first rank's `batches` alone, or the beginning of it, without starting workers for it."""
         yield from self._loaded([self._shares(0, world_size, one_by_one)[0][:most]], {})
+
+    def with_batches(self, batches: list[tuple[Tensor, Any]], rank: int = 0, world_size: int = 1) -> Probe:
+        """The same samples, as these batches have them, of which a rank's share is made."""
+        other = copy.copy(self)
+        other._kept = {(rank, world_size, False): batches}
+        return other
 
     def num_batches(self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False) -> int:
         """How many batches this rank's share has."""
@@ -141,9 +145,7 @@ def _chosen(choice: str, size: int, length: int, seed: int) -> list[int]:
     bounds = [part * length // size for part in range(size + 1)]
     # Not always the same place in the stretch, which would meet one class only where classes take turns.
     places = [part * _GOLDEN_SECTION % 1 for part in range(size)]
-    return [
-        start + int(place * (end - start)) for start, end, place in zip(bounds, bounds[1:], places, strict=False)
-    ]
+    return [start + int(place * (end - start)) for start, end, place in zip(bounds, bounds[1:], places, strict=False)]
 
 
 def tensor_bytes(value: Tensor) -> bytes:

@@ -18,6 +18,7 @@ from lightning_sim.figures.labels import without_prefix
 from lightning_sim.figures.moments import placed
 from lightning_sim.record import Key, Measurement, Scale, SimilarityHistory
 from lightning_sim.record.correlations import LEAST_POINTS, correlate, errors_of, numbers_of
+from lightning_sim.views.conditions import conditions_heatmap, under_conditions
 from lightning_sim.views.pictures import SIMILAR
 from lightning_sim.views.summary import ordered_keys, summarize
 
@@ -139,7 +140,7 @@ def _run(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> dict[str,
         "values": {key.name: _numbers(numbers_of(kept, key), 5) for key in keys if key in held},
         "errors": _errors(kept, keys),
         "notes": _notes(kept),
-        "matrices": _matrices(history),
+        "matrices": [*_matrices(history), *_conditions(history)],
         "configuration": dict(_flat({k: v for k, v in history.metadata.items() if k != "scales"})),
     }
 
@@ -186,6 +187,18 @@ def _matrices(history: SimilarityHistory) -> list[dict[str, Any]]:
                     frame["chance"] = "".join(map(str, by_chance.astype(int).ravel()))
                 kind["frames"].insert(0, frame | {"values": _numbers(matrix.values.ravel().tolist(), 3)})
     return list(kinds.values())
+
+
+def _conditions(history: SimilarityHistory) -> list[dict[str, Any]]:
+    """Measures of outputs under every condition at every measurement, as matrices of one frame."""
+    found = []
+    for measure in under_conditions(history):
+        shown, last = conditions_heatmap(history, measure), history.measurements[-1]
+        frame = {"epoch": last.epoch, "step": last.step, "values": _numbers(shown.values.ravel().tolist(), 3)}
+        of_axes = {"rows": list(shown.rows), "columns": list(shown.columns)}
+        scale = history.scale(measure).to_state()
+        found.append({"title": shown.title, "scale": scale, **of_axes, "frames": [frame]})
+    return found
 
 
 def _correlations(run: str, history: SimilarityHistory, keys: Sequence[Key]) -> list[dict[str, Any]]:

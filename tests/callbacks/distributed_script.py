@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityMonitor
+from lightning_sim.conditions import Attack
 from tests.callbacks.training import DigitsNet, digits
 
 SCALARS = ("mean_embedding", "fisher_rao_norm", "fisher_rao_distance", "task2vec")
@@ -81,6 +82,7 @@ def main(root, devices, num_samples, epochs, kind="plain"):
     seed_everything(1, verbose=False)
     network = NETWORKS.get(kind, DigitsNet)()
     measures = {"measures": SCALARS} if kind in ("scalars", "killed in scalars") else {}
+    conditions = {"conditions": ["fog", "pgd_0.03", Attack("fgsm", 0.03, crafted_on="self")]}
     monitor, memory = (
         SimilarityMonitor(
             num_samples=num_samples,
@@ -88,6 +90,7 @@ def main(root, devices, num_samples, epochs, kind="plain"):
             before_training=False,
             save_sketches=kind == "saving",
             **measures,
+            **(conditions if kind == "conditions" else {}),
         ),
         Memory(),
     )

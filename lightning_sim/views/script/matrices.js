@@ -4,7 +4,7 @@ function matrices() {
   const labels = [...new Set(data.runs.flatMap((run) => run.matrices.map((matrix) => matrix.title)))];
   if (!labels.length) return;
   const hatched = data.runs.some((run) => run.matrices.some((matrix) => matrix.frames.some((frame) => frame.chance)));
-  const node = section("Layer by layer", `Every layer of the network (rows) against every layer of the reference (columns), over training.${
+  const node = section("Layer by layer", `Every layer of the network (rows) against every layer of the reference (columns), over training; outputs under every condition (rows) at every epoch (columns).${
     hatched ? " Hatched: within three standard deviations of what wrong pairings of the samples read." : ""}`);
   const bar = add(node, element("div", { class: "bar" }));
   const body = add(node, element("div", { class: "panels wide" }));
