@@ -1,0 +1,52 @@
+"""How do similarity of features and of outputs to the final network move together over training?
+
+Every epoch's network is compared with the last one on held-out samples: CKA of every layer and the Jensen-Shannon
+divergence of the outputs, and their correlation over training for every layer, with its interval (too narrow, since
+epochs of one run are not independent). Nearness of features goes with nearness of outputs if all are below zero.
+
+Run: python examples/papers/converging_on_the_final_network.py FOLDER
+"""
+
+import copy
+from functools import partial
+
+from material import SMALL, TINY10, Network, cifar10, digits, run, table, trained
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from lightning_sim import SimilarityEngine
+from lightning_sim.figures import Panel, panel_grid
+
+
+def main() -> None:
+    with run(__file__, __doc__) as given:
+        if given.data:
+            fit, probe = cifar10(given.data, "train", 8000), cifar10(given.data, "test", 1024)
+            make, epochs, rate = partial(Network, TINY10), 10, 3e-3
+        else:
+            fit, probe = digits()
+            make, epochs, rate = partial(Network, SMALL), 5, 5e-3
+        course: list[nn.Module] = []
+        trained(make, fit, epochs, 0, rate=rate, after=lambda network, epoch: course.append(copy.deepcopy(network)))
+        layers = [*course[0].layers, "fc"]
+        with SimilarityEngine(course[0], course[-1], TensorDataset(*probe), layers=layers) as engine:
+            for epoch, network in enumerate(course):
+                engine.measure(network, epoch=epoch, step=epoch)
+        history = engine.history
+        print("correlation with the divergence of the outputs [95 % interval], without the last epoch, which is itself\n")
+        before = type(history)(history.metadata, history.measurements[:-1])
+        rows = []
+        for layer in layers:
+            ends = [before.trajectory("cka", layer=layer).values[index] for index in (0, -1)]
+            found = [before.correlation("cka", "jsd", layer=layer, method=method) for method in ("pearson", "spearman")]
+            texts = [f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]" for c in found]
+            rows.append([layer, *map(float, ends), *texts])
+        table(("layer", "CKA, untrained", "CKA, last but one", "Pearson", "Spearman"), rows)
+        cka = {layer: history.trajectory("cka", layer=layer) for layer in layers}
+        outputs = {name: history.trajectory(name) for name in ("jsd", "agreement")}
+        panels = [Panel("CKA with the final network", cka, by_depth=True), Panel("outputs", outputs)]
+        panel_grid("Similarity to the final network", panels)[0].savefig(given.figure)
+
+
+if __name__ == "__main__":
+    main()
