@@ -37,14 +37,15 @@ def main() -> None:
         before = type(history)(history.metadata, history.measurements[:-1])
         rows = []
         for layer in layers:
-            ends = [before.trajectory("cka", layer=layer).values[index] for index in (0, -1)]
+            cka = before.trajectory("cka", layer=layer)
+            ends = [f"{cka.values[at]:.3f} ± {cka.standard_errors[at]:.3f}" for at in (0, -1)]
             found = [before.correlation("cka", "jsd", layer=layer, method=method) for method in ("pearson", "spearman")]
             texts = [f"{c.value:.2f} [{c.low:.2f}, {c.high:.2f}]" for c in found]
-            rows.append([layer, *map(float, ends), *texts])
+            rows.append([layer, *ends, *texts])
         table(("layer", "CKA, untrained", "CKA, last but one", "Pearson", "Spearman"), rows)
-        cka = {layer: history.trajectory("cka", layer=layer) for layer in layers}
+        layers_cka = {layer: history.trajectory("cka", layer=layer) for layer in layers}
         outputs = {name: history.trajectory(name) for name in ("jsd", "agreement")}
-        panels = [Panel("CKA with the final network", cka, by_depth=True), Panel("outputs", outputs)]
+        panels = [Panel("CKA with the final network", layers_cka, by_depth=True), Panel("outputs", outputs)]
         panel_grid("Similarity to the final network", panels)[0].savefig(given.figure)
 
 
