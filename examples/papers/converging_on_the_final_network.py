@@ -33,7 +33,7 @@ def main() -> None:
             for epoch, network in enumerate(course):
                 engine.measure(network, epoch=epoch, step=epoch)
         history = engine.history
-        print("correlation with the divergence of the outputs [95 % interval], without the last epoch, which is itself\n")
+        print("correlation with the divergence of the outputs [95 % interval], the last epoch itself left out\n")
         before = type(history)(history.metadata, history.measurements[:-1])
         rows = []
         for layer in layers:

@@ -7,6 +7,7 @@ jackknife over networks, which sees that pairs share networks.
 Run: python examples/papers/layer_identification.py FOLDER
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -41,6 +42,7 @@ MEASURES = {  # of two representations, with the paper's percentage
     "linear regression": (linear_regression_r2, 45.4),
     "NBS": (normalized_bures_similarity, "-"),
 }
+ASYMMETRIC = ("PWCCA", "linear regression")
 
 
 def rotated(x: Tensor) -> Tensor:
@@ -49,14 +51,15 @@ def rotated(x: Tensor) -> Tensor:
     return x if x.shape[1] <= len(x) else torch.linalg.qr(x.T, mode="r").R.T
 
 
-def similarities(layers: list[list[Tensor]], measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def similarities(layers: list[list[Tensor]], measure: Callable[[Tensor, Tensor], Tensor], symmetric: bool) -> Tensor:
     """Of every layer with every layer of the other networks, (networks, networks, layers, layers); NaN in itself."""
     count, depth = len(layers), len(layers[0])
     values = torch.full((count, count, depth, depth), torch.nan)
-    for a in range(count):
-        for b in range(count):
-            if a != b:
-                values[a, b] = torch.tensor([[float(measure(x, y)) for y in layers[b]] for x in layers[a]])
+    for a, b in itertools.permutations(range(count), 2):
+        if symmetric and a > b:
+            values[a, b] = values[b, a].T
+        else:
+            values[a, b] = torch.tensor([[float(measure(x, y)) for y in layers[b]] for x in layers[a]])
     return values
 
 
@@ -76,11 +79,12 @@ def identified(values: Tensor) -> tuple[float, float]:
 def main() -> None:
     with run(__file__, __doc__) as given:
         if given.data:
-            networks, images, exact, fewer = tiny10(given.data, 10), cifar10(given.data, "test", 1024)[0], 1024, (4, 512)
+            networks, (images, _) = tiny10(given.data, 10), cifar10(given.data, "test", 1024)
+            exact, fewer = 1024, (4, 320)
         else:
             training, (images, _) = digits()
             networks = [trained(partial(Network, SMALL), training, 3, seed) for seed in range(3)]
-            exact, fewer = 256, (3, 64)
+            exact, fewer = 256, (3, 48)
         names = networks[0].layers
         held = [features(network, images[:exact], names) for network in networks]
 
@@ -99,15 +103,6 @@ def main() -> None:
         between = ~torch.eye(count, dtype=torch.bool)
         taken_for = torch.nn.functional.one_hot(values[between].argmax(2), depth).double().mean(0)
 
-        fewer_networks, samples = fewer
-        layers = [[rotated(x[:samples]) for x in network] for network in held[:fewer_networks]]
-        for name, (measure, paper) in MEASURES.items():
-            share, error = identified(similarities(layers, measure))
-            rows.append([name, paper, f"{share:.1f} ± {error:.1f}", fewer_networks, samples])
-            print(f"{name}: {share:.1f}", flush=True)
-        print(f"\nLayers identified, percent; by chance {100 / depth:.1f}\n")
-        table(("measure", "paper", "here", "networks", "samples"), rows)
-
         short = identified(values[:, :, :-1, :-1])[0]
         print(f"unbiased CKA without the mean over positions: {short:.1f} %; {names[-2]} is taken for the mean over")
         print(f"positions in {taken_for[-2, -1]:.0%} of pairs of networks\n")
@@ -115,9 +110,19 @@ def main() -> None:
         errors, chance = found.standard_errors, found.chance_deviations
         table(
             ("layer", "CKA", "standard error", "by chance"),
-            [(name, float(found.values[i, j]), float(errors[i, j]), f"0 ± {float(chance[i, j]):.4f}")
-             for name, (i, j) in zip(names, counterparts, strict=True)],
+            [
+                (name, float(found.values[i, j]), float(errors[i, j]), f"0 ± {float(chance[i, j]):.4f}")
+                for name, (i, j) in zip(names, counterparts, strict=True)
+            ],
         )
+        fewer_networks, samples = fewer
+        layers = [[rotated(x[:samples]) for x in network] for network in held[:fewer_networks]]
+        for name, (measure, paper) in MEASURES.items():
+            share, error = identified(similarities(layers, measure, symmetric=name not in ASYMMETRIC))
+            rows.append([name, paper, f"{share:.1f} ± {error:.1f}", fewer_networks, samples])
+        print(f"\nLayers identified, percent; by chance {100 / depth:.1f}\n")
+        table(("measure", "paper", "here", "networks", "samples"), rows)
+
         labels = ("layer", "taken for")
         heatmap = Heatmap(taken_for.float().numpy(), names, names, "Found by unbiased CKA", 0, 1, labels)
         heatmap_figure(heatmap).savefig(given.figure)

@@ -1,7 +1,7 @@
 """What the scripts beside it share: arguments, networks, pictures, training, and how a result is printed.
 
-The folder that they take holds `cifar10/train.npz` and `test.npz` (JPEG files end to end under `jpeg`, with `offsets` and
-`labels`), `mnist/t10k-*-ubyte.gz` as published, and `tiny10/*.safetensors`, networks of Csiszarik et al. 2021.
+The folder that they take holds `cifar10/train.npz` and `test.npz` (JPEG files end to end under `jpeg`, with `offsets`
+and `labels`), `mnist/t10k-*-ubyte.gz` as published, and `tiny10/*.safetensors`, networks of Csiszarik et al. 2021.
 """
 
 import argparse
@@ -25,9 +25,7 @@ from lightning_sim.demo import digits_loader
 SMALL = ((1, 8, 3, 1), (8, 8, 3, 1), (8, 16, 3, 1), (16, 16, 1, 1))  # channels in and out, width and stride
 TINY10 = ((3, 16, 3, 1), (16, 16, 3, 1), (16, 32, 3, 2), (32, 32, 3, 1), (32, 32, 3, 1), (32, 64, 3, 2), (64, 64, 3, 1))
 TINY10 += ((64, 64, 1, 1),)
-MEAN, DEVIATION = (
-    torch.tensor(z).view(3, 1, 1) for z in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-)
+MEAN, DEVIATION = (torch.tensor(z).view(3, 1, 1) for z in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
 
 Samples = tuple[Tensor, Tensor]  # images and labels
 
@@ -139,8 +137,12 @@ def digits() -> tuple[Samples, Samples]:
 
 def mnist(folder: Path) -> tuple[Samples, Samples]:
     """MNIST's test images, (n, 1, 28, 28) in [0, 1]: 8,000 to train on and 2,000 held out."""
-    raw = (gzip.decompress(next((folder / "mnist").glob(f"*{kind}*.gz")).read_bytes()) for kind in ("images", "labels"))
-    pixels, labels = (np.frombuffer(content, np.uint8, offset=start) for content, start in zip(raw, (16, 8), strict=True))
+    pixels, labels = (
+        np.frombuffer(
+            gzip.decompress(next((folder / "mnist").glob(f"*{kind}*.gz")).read_bytes()), np.uint8, offset=start
+        )
+        for kind, start in (("images", 16), ("labels", 8))
+    )
     images = torch.from_numpy(pixels.reshape(-1, 1, 28, 28).astype(np.float32)) / 255
     classes = torch.from_numpy(labels.astype(np.int64))
     return (images[:8000], classes[:8000]), (images[8000:], classes[8000:])

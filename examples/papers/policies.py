@@ -1,12 +1,12 @@
-"""Are policies whose features are alike also alike in what they do? Section 3.5 of a study of feature against output similarity.
+"""Do policies of similar features act alike? Section 3.5 of a study of feature against output similarity.
 
 The protocol, fixed before the first run; the value depends on the pool of agents, so that only its sign is claimed:
 
 - a grid of 7 x 7 places, "open" or with a "wall" across the middle that has one gap; a goal is drawn at random, and
   another one when it is reached; the reward is by how much the (Manhattan) distance to the goal shrinks;
 - a policy sees rows and columns of itself and of the goal, one-hot, through two hidden layers of 32, and learns by
-  REINFORCE (Adam, rate 0.01, discount 0.9, returns normalised) from 64 grids of 16 steps at a time: 1, 12 or 60 times, so
-  about 1k, 12k or 61k steps, four seeds each, in either grid: two pools of 12 agents;
+  REINFORCE (Adam, rate 0.01, discount 0.9, returns normalised) from 64 grids of 16 steps at a time: 1, 12 or 60 times,
+  so about 1k, 12k or 61k steps, four seeds each, in either grid: two pools of 12 agents;
 - in either grid all agents of a pool roll out once, and 512 of the states they come to are drawn;
 - on these, all pairs of the pool: unbiased CKA of the second hidden layer, Jensen-Shannon divergence of the actions;
 - the claim holds if Spearman's correlation of the two is negative, its 95 % interval without 0, in at least 3 of the 4
@@ -103,8 +103,18 @@ def main() -> None:
             found = spearman_correlation(cka, jsd)
             negative += found.high < 0
             value = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-            rows.append([trained_in, tested_in, len(pairs), value, f"{min(rewards):.2f} to {max(rewards):.2f}",
-                         f"{cka.min():.2f} to {cka.max():.2f}", f"{jsd.min():.3f} to {jsd.max():.3f}", chance])
+            rows.append(
+                [
+                    trained_in,
+                    tested_in,
+                    len(pairs),
+                    value,
+                    f"{min(rewards):.2f} to {max(rewards):.2f}",
+                    f"{cka.min():.2f} to {cka.max():.2f}",
+                    f"{jsd.min():.3f} to {jsd.max():.3f}",
+                    chance,
+                ]
+            )
             title = f"{trained_in}, seen in {tested_in}"
             panels.append(Scatter(title, f"{found.value:.2f}", cka.double().numpy(), jsd.double().numpy(), found.slope))
         print(f"Spearman's correlation of CKA and JSD; paper: -.721; below 0 with its interval in {negative} of 4\n")

@@ -1,9 +1,9 @@
 """Can networks with the same features say the opposite? Table 4.1 of a study of feature against output similarity.
 
-One frozen network tells airplanes from automobiles (of digits: 0 from 1). The head of one side learns the right
-labels, that of the other the wrong ones, from the same features, and then loses a share of its weights, drawn at random.
-Features cannot tell the two sides apart. That they are the same is by construction, as in the paper; its text calls
-the ratio the unmasked share, but its table fits the masked one, which is taken here.
+A frozen network's features tell airplanes from automobiles (of digits: 0 from 1). The head of one side learns the right
+labels, that of the other the wrong ones, from the same features, and then loses a share of its weights, drawn at
+random. Features cannot tell the two sides apart, by construction. The paper's text calls the ratio the unmasked share,
+but its table fits the masked one, which is taken here.
 
 Run: python examples/papers/same_features_opposite_outputs.py FOLDER
 """
@@ -41,8 +41,8 @@ def main() -> None:
         width = x.shape[1]
         head = trained(lambda: nn.Linear(width, 2), (x, labels), 30, 0, rate=1e-3)
         opposite = trained(lambda: nn.Linear(width, 2), (x, 1 - labels), 30, 1, rate=1e-3)
-        similarity = estimate(y, y @ torch.linalg.qr(torch.randn(width, width)).Q)
-        print(f"CKA of the features, one side turned at random: {similarity.value:.3f} ± {similarity.standard_error:.3f}")
+        cka = estimate(y, y @ torch.linalg.qr(torch.randn(width, width)).Q)
+        print(f"CKA of the features, one side turned at random: {cka.value:.3f} ± {cka.standard_error:.3f}")
         print(f"(paper .99), {len(y)} samples, {width} features; masks: mean of {DRAWS} draws\n")
         rows, curve, draw = [], {}, torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -62,7 +62,9 @@ def main() -> None:
                 rows.append([share, paper[0], *values, paper[2], correct])
         header = ("masked", "JSD, paper", "JSD", "JSD by chance", "rank, paper", "rank")
         table((*header, "accuracy, paper", "accuracy at the wrong labels"), rows)
-        print(f"accuracy of the other side at the right labels: {float((logits.argmax(1) == right).float().mean()):.3f}")
+        print(
+            f"accuracy of the other side at the right labels: {float((logits.argmax(1) == right).float().mean()):.3f}"
+        )
         curves = {"here": curve, "paper": {share: of[0] for share, of in PAPER.items()}}
         profile_figure("Same features, opposite outputs", curves, ("masked share", "JSD")).savefig(given.figure)
 

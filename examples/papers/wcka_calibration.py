@@ -1,7 +1,7 @@
-"""What do similarities read for networks that share nothing, and for one that has converged? Figure 1 of the wCKA paper.
+"""What do networks read that share nothing, and one that has converged? Figure 1 of the wCKA paper.
 
-Networks 784-32x4-3 on the digits 0 to 2. Pairs of untrained networks should be at 0 and adjacent epochs late in training
-at 1: wCKA, from weights alone, beside unbiased linear CKA, dCKA and the cosine of Procrustes of the last hidden layer.
+Networks 784-32x4-3 on the digits 0 to 2. Pairs of untrained networks should be at 0 and adjacent epochs late in
+training at 1: wCKA, from weights alone, beside unbiased CKA, dCKA and Procrustes of the last hidden layer.
 Then the same pairs on probes of 10 to 300 samples, where biased CKA grows as the probe shrinks.
 
 Run: python examples/papers/wcka_calibration.py FOLDER
@@ -63,8 +63,14 @@ def main() -> None:
         random = [compared(a, b, probe) for a, b in itertools.combinations(untrained, 2)]
 
         course: list[nn.Module] = []
-        trained(make, (images, labels), epochs, 0, rate=1e-3,
-                after=lambda network, epoch: course.append(copy.deepcopy(network)))
+        trained(
+            make,
+            (images, labels),
+            epochs,
+            0,
+            rate=1e-3,
+            after=lambda network, epoch: course.append(copy.deepcopy(network)),
+        )
         adjacent = [compared(a, b, probe) for a, b in itertools.pairwise(course[late:])]
         print(f"mean [lowest, highest]; untrained: {len(random)} pairs, adjacent: epochs {late} to {epochs}\n")
         expected = {"wCKA": (0, 1), "dCKA": ("-", "below 0.8")}
@@ -86,14 +92,17 @@ def main() -> None:
                 size: sum(
                     float(centered_kernel_alignment(a[:size], b[:size], estimator=estimator))
                     for a, b in itertools.combinations(held, 2)
-                ) / len(random)
+                )
+                / len(random)
                 for size in (10, 20, 50, 100, min(300, len(probe)))
             }
             for estimator in ("unbiased", "biased")
         }
         sizes = list(curves["biased"])
-        table(("CKA of untrained pairs, samples", *map(str, sizes)),
-              [(name, *(of[size] for size in sizes)) for name, of in curves.items()])
+        table(
+            ("CKA of untrained pairs, samples", *map(str, sizes)),
+            [(name, *(of[size] for size in sizes)) for name, of in curves.items()],
+        )
         profile_figure("CKA of untrained networks", curves, ("samples", "CKA")).savefig(given.figure)
 
 

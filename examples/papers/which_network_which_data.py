@@ -1,8 +1,8 @@
-"""Do features tell which network they come from, and which data? Section 3.1 of a study of feature against output similarity.
+"""Which network and which data are features of? Section 3.1 of a study of feature against output similarity.
 
-A linear support vector machine reads from one sample's features both the network and the set of pictures. Images that it
-learns from are not those it is asked about. Features are normalised over all networks and sets together: to normalise
-each set by itself would take away the means that tell them apart, as the second row shows.
+A linear support vector machine reads from one sample's features both the network and the set of pictures. Images that
+it learns from are not those it is asked about. Features are normalised over all networks and sets together: to
+normalise each set by itself would take away the means that tell them apart, as the second row shows.
 
 Run: python examples/papers/which_network_which_data.py FOLDER
 """
@@ -41,11 +41,18 @@ def main() -> None:
             (images, labels), (upright, _) = digits()
             networks = [trained(partial(Network, SMALL), (images, labels), 2, seed) for seed in range(3)]
             samples, asked = 150, 50
-            pictures = {"upright": upright[:200], "turned": upright[:200].rot90(1, (2, 3)), "inverted": 1 - upright[:200]}
+            pictures = {
+                "upright": upright[:200],
+                "turned": upright[:200].rot90(1, (2, 3)),
+                "inverted": 1 - upright[:200],
+            }
         sets, count = len(pictures), len(networks)
-        held = torch.stack([
-            torch.stack([features(network, images, ["pool"])[0] for images in pictures.values()]) for network in networks
-        ])
+        held = torch.stack(
+            [
+                torch.stack([features(network, images, ["pool"])[0] for images in pictures.values()])
+                for network in networks
+            ]
+        )
         names = [f"{index}, {name}" for index in range(count) for name in pictures]
         confusions, rows = [], []
         for how, over in (("together", (0, 1, 2)), ("each by itself", (2,))):
@@ -56,10 +63,11 @@ def main() -> None:
             error = float((both.double().mean() * (1 - both.double().mean()) / len(both)).sqrt())
             kept = float(network[~both].double().mean())
             shares = [float(share.double().mean()) for share in (both, network, data)]
-            confusions.append(torch.zeros(len(names), len(names)).index_put_((right, found), torch.tensor(1 / asked), True))
+            confusions.append(torch.zeros(len(names), len(names)))
+            confusions[-1].index_put_((right, found), torch.tensor(1 / asked), accumulate=True)
             rows.append([how, f"{shares[0]:.3f} ± {error:.3f}", *shares[1:], kept])
         print(f"{count} networks, {sets} sets, {len(right)} questions; by chance {1 / (count * sets):.3f} for both,")
-        print(f"{1 / count:.3f} for the network, {1 / sets:.3f} for the data; paper: networks are told apart before data\n")
+        print(f"{1 / count:.3f} for the network, {1 / sets:.3f} for the data; paper: network before data\n")
         table(("normalised", "both right", "network right", "data right", "errors that keep the network"), rows)
 
         rows = []
@@ -67,9 +75,11 @@ def main() -> None:
             pairs = [held[[a, b], index] for a, b in itertools.combinations(range(count), 2)]
             values = torch.tensor([list(estimate(x, y)) for x, y in pairs]).mean(0)
             rows.append([name, f"{values[0]:.3f} ± {values[1]:.3f}", str(permutation_null(*pairs[0]))])
-        print("CKA is blind to what tells networks apart, the axes of their features: mean over pairs, and of the first\n")
+        print("CKA does not see what tells networks apart, the axes of their features: mean over pairs\n")
         table(("data", "CKA between networks", "of the first two, beside samples paired at random"), rows)
-        heatmap = Heatmap(confusions[0].numpy(), names, names, "Which network, which data", 0, 1, ("is", "is taken for"))
+        heatmap = Heatmap(
+            confusions[0].numpy(), names, names, "Which network, which data", 0, 1, ("is", "is taken for")
+        )
         heatmap_figure(heatmap).savefig(given.figure)
 
 
