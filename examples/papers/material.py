@@ -50,11 +50,11 @@ def run(script: str, description: str) -> Iterator[argparse.Namespace]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """As Markdown, numbers with three digits."""
+    """As Markdown, numbers with three digits, at once."""
     text = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     for row in (header, ["---"] * len(header), *text):
         print("|", " | ".join(row), "|")
-    print()
+    print(flush=True)
 
 
 class Network(nn.Module):

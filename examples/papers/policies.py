@@ -83,7 +83,7 @@ def agent(free: Tensor, updates: int, seed: int) -> nn.Module:
 
 def main() -> None:
     with run(__file__, __doc__) as given:
-        budgets, seeds = ((1, 6, 15), 2) if given.quick else ((1, 12, 60), 4)
+        budgets, seeds = ((1, 3, 6), 2) if given.quick else ((1, 12, 60), 4)
         pools = {
             name: [agent(layout(name), updates, seed) for seed, updates in enumerate(budgets * seeds)]
             for name in ("open", "wall")
