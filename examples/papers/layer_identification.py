@@ -80,7 +80,7 @@ def main() -> None:
     with run(__file__, __doc__) as given:
         if given.data:
             networks, (images, _) = tiny10(given.data, 10), cifar10(given.data, "test", 1024)
-            exact, fewer = 512, (3, 288)
+            exact, fewer = 1024, (3, 288)
         else:
             training, (images, _) = digits()
             networks = [trained(partial(Network, SMALL), training, 2, seed) for seed in range(3)]
@@ -118,15 +118,16 @@ def main() -> None:
         header = ("measure", "paper", "here", "networks", "samples")
         print(f"\nLayers identified, percent; by chance {100 / depth:.1f}\n")
         table(header, rows)
+        labels = ("layer", "taken for")
+        heatmap = Heatmap(taken_for.float().numpy(), names, names, "Found by unbiased CKA", 0, 1, labels)
+        heatmap_figure(heatmap).savefig(given.figure)
+
         fewer_networks, samples = fewer
         layers = [[rotated(x[:samples]) for x in network] for network in held[:fewer_networks]]
         for name, (measure, paper) in MEASURES.items():
             share, error = identified(similarities(layers, measure, symmetric=name not in ASYMMETRIC))
             rows.append([name, paper, f"{share:.1f} ± {error:.1f}", fewer_networks, samples])
         table(header, rows[2:])
-        labels = ("layer", "taken for")
-        heatmap = Heatmap(taken_for.float().numpy(), names, names, "Found by unbiased CKA", 0, 1, labels)
-        heatmap_figure(heatmap).savefig(given.figure)
 
 
 if __name__ == "__main__":
