@@ -10,19 +10,21 @@ Run: python examples/papers/converging_on_the_final_network.py FOLDER
 import copy
 from functools import partial
 
-from material import SMALL, TINY10, Network, cifar10, digits, run, table, trained
+from material import SMALL, Network, cifar10, digits, run, table, trained
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_sim import SimilarityEngine
 from lightning_sim.figures import Panel, panel_grid
 
+STRIDED = ((3, 16, 3, 2), (16, 32, 3, 2), (32, 32, 3, 1), (32, 32, 1, 1))
+
 
 def main() -> None:
     with run(__file__, __doc__) as given:
         if given.data:
-            fit, probe = cifar10(given.data, "train", 8000), cifar10(given.data, "test", 1024)
-            make, epochs, rate = partial(Network, TINY10), 10, 3e-3
+            fit, probe = cifar10(given.data, "train", 4000), cifar10(given.data, "test", 1024)
+            make, epochs, rate = partial(Network, STRIDED), 10, 3e-3
         else:
             fit, probe = digits()
             make, epochs, rate = partial(Network, SMALL), 5, 5e-3
