@@ -17,6 +17,7 @@ from lightning_sim.probe import Pairing, Snapshot, pair_layers, select_layers
 from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.layers import named_layers, plain_name
 from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.shards import is_sharded
 from lightning_sim.settings import Settings
 
 __all__ = ["choose", "listing", "refusal"]
@@ -194,6 +195,8 @@ def _refused(
     for measure in settings.measures:
         if "weights" in measure.needs and theirs.network is None:
             reasons[measure.name] = "sketches hold neither the reference's parameters nor what follows from them"
+        elif "weights" in measure.needs and any(map(is_sharded, (mine.network, theirs.network))):
+            reasons[measure.name] = "it needs whole weights, and the network's are sharded over the ranks"
         elif "weights" in measure.needs and weights is not None and not weights.is_whole:
             reasons[measure.name] = f"{weights} does not hold all of the network's parameters"
         elif (reason := refusal(measure, mine, theirs, pairs)) is not None:

@@ -16,6 +16,7 @@ __all__ = [
     "evaluating",
     "frozen",
     "isolated_random_state",
+    "on_device",
     "substituted_buffers",
     "substituted_parameters",
     "uncompiled",
@@ -37,6 +38,20 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+@contextmanager
+def on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """The network on the device, and back where its parameters were; shards are moved by who made them."""
+    home = next((parameter.device for parameter in network.parameters()), device)
+    moves = home != device and not any(hasattr(parameter, "device_mesh") for parameter in network.parameters())
+    if moves:
+        network.to(device)
+    try:
+        yield
+    finally:
+        if moves:
+            network.to(home)
 
 
 @contextmanager

@@ -1,0 +1,93 @@
+"""Networks whose weights are sharded over the ranks: forwards in step, layers whole, other weights in the shards.
+
+Under FSDP2 a forward gathers the weights of one block after the other, and is a collective: every rank runs as many.
+Tensor parallelism splits single layers over ranks in a row, which run the same samples.
+
+Bytes of one measurement: a forward of r batches gathers the weights r times, as r validation batches do. The monitor
+itself adds one all-reduce of all sketches, 4 (M k + M + k) bytes a layer whatever the number of ranks and the size of
+the network (a ring moves twice that on every rank), an all-gather of five integers a layer and rank, and one of the
+outputs, 4 bytes a sample and class: of 80 layers on 64 ranks, at M = k = 1024 and 32,000 classes, 336 MB + 205 kB + 131
+MB in five messages.
+Of sharded weights no rank holds more than FSDP2 itself lets it, one block's; a reference's file is read on the CPU of
+every rank once, when the training starts, and while the reference runs there is a second copy of the rank's own shards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_sim.probe.samples import Probe
+from lightning_sim.probe.snapshot import Snapshot
+
+__all__ = ["is_sharded", "leave_out_parts", "share_of_batches", "substituted_shards"]
+
+_PART = "is a part of its output on each tensor-parallel rank; name the layers around it"
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether a forward of the network is a collective, as some of its parameters are spread over ranks."""
+    return any(hasattr(value, "device_mesh") for value in network.parameters())
+
+
+def share_of_batches(probe: Probe, rank: int, shares: int, *, in_step: bool) -> Iterator[tuple[Tensor, Any]]:
+    """A rank's batches; in step, where others have one more, also one of theirs without ids, which does not count."""
+    yield from probe.batches(rank, shares)
+    if in_step and probe.num_batches(rank, shares) < probe.num_batches(0, shares):
+        ids, batch = next(probe.first_batch(shares))
+        yield ids[:0], batch
+
+
+@contextmanager
+def substituted_shards(network: nn.Module, given: Mapping[str, Tensor]) -> Iterator[None]:
+    """`given`, whole, in the shards of the parameters of these names; afterwards their own values, bit for bit."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    own = {name: value for name, value in network.named_parameters(remove_duplicate=False) if name in given}
+    shards = [value.to_local() if hasattr(value, "to_local") else value.detach() for value in own.values()]
+    kept = [shard.detach().clone() for shard in shards]
+    try:
+        if own:
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            _reshard(network)
+            set_model_state_dict(network, {name: given[name] for name in own}, options=options)
+        yield
+    finally:
+        with torch.no_grad():
+            for shard, value in zip(shards, kept, strict=True):
+                shard.copy_(value)
+        _reshard(network)
+
+
+def _reshard(network: nn.Module) -> None:
+    """Free the gathered weights, which the root keeps after a forward and would run with again."""
+    for module in network.modules():
+        if callable(reshard := getattr(module, "reshard", None)):
+            reshard()
+
+
+def leave_out_parts(snapshot: Snapshot, replicas: int) -> None:
+    """Leave out the layers of which ranks in a row that ran the same samples saw different outputs, in place."""
+    mine = {name: _signature(sketch.sums()) for name, sketch in snapshot.of().items()}
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    for rank, theirs in enumerate(found):
+        for name, (total, size) in theirs.items():
+            other, _ = found[rank - rank % replicas].get(name, (float("nan"), size))
+            if math.isfinite(size) and not abs(total - other) <= 1e-4 * size:
+                snapshot.problems[name] = _PART
+    for sketches in snapshot.sketches.values():
+        for name in snapshot.problems.keys() & sketches.keys():
+            del sketches[name]
+
+
+def _signature(sums: list[Tensor]) -> tuple[float, float]:
+    """Two numbers that are the same for the same output: a sum with signs, and its scale."""
+    total = torch.cat([value.flatten().double() for value in sums])
+    return float(total.sum()), float(total.abs().sum())
