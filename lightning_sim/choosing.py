@@ -15,9 +15,9 @@ from lightning_sim.matching import match_layers
 from lightning_sim.measures import Measure, Pairs, Side
 from lightning_sim.probe import Pairing, Snapshot, pair_layers, select_layers
 from lightning_sim.probe.gradients import logits_problem
+from lightning_sim.probe.guards import is_sharded
 from lightning_sim.probe.layers import named_layers, plain_name
 from lightning_sim.probe.runner import ProbeRunner
-from lightning_sim.probe.shards import is_sharded
 from lightning_sim.settings import Settings
 
 __all__ = ["choose", "listing", "refusal"]
@@ -195,7 +195,7 @@ def _refused(
     for measure in settings.measures:
         if "weights" in measure.needs and theirs.network is None:
             reasons[measure.name] = "sketches hold neither the reference's parameters nor what follows from them"
-        elif "weights" in measure.needs and any(map(is_sharded, (mine.network, theirs.network))):
+        elif "weights" in measure.needs and (is_sharded(mine.live) or is_sharded(theirs.live)):
             reasons[measure.name] = "it needs whole weights, and the network's are sharded over the ranks"
         elif "weights" in measure.needs and weights is not None and not weights.is_whole:
             reasons[measure.name] = f"{weights} does not hold all of the network's parameters"

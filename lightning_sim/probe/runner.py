@@ -15,11 +15,19 @@ from lightning_sim._adapters import only_adapters_with_weights
 from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
-from lightning_sim.probe.guards import evaluating, isolated_random_state, on_device, substituted_buffers, uncompiled
+from lightning_sim.probe.guards import (
+    evaluating,
+    is_sharded,
+    isolated_random_state,
+    on_device,
+    substituted_buffers,
+    uncompiled,
+)
 from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, failing_together
 from lightning_sim.probe.samples import Probe
-from lightning_sim.probe.shards import is_sharded, leave_out_parts, share_of_batches, substituted_shards
+from lightning_sim.probe.shards import leave_out_parts, share_of_batches, substituted_shards
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
+from lightning_sim.probe.substitution import module_of
 from lightning_sim.sketch import Sketch
 
 __all__ = ["ProbeRunner", "Summed"]
@@ -76,7 +84,7 @@ class ProbeRunner:
             raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
 
         def tried(most: int | None) -> Snapshot:
-            batches = self.probe.first_batch(self._shares, most=most)
+            batches = self.probe.first_batch(self._share()[1], most=most)
             return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
 
         with suppress(Exception):
@@ -94,7 +102,7 @@ class ProbeRunner:
 
         def found(most: int | None) -> list[str]:
             with self._untraced(network, {}):
-                _, batch = next(self.probe.first_batch(self._shares, most=most))
+                _, batch = next(self.probe.first_batch(self._share()[1], most=most))
                 return find_chain(network, self.prepare(network, batch), self._forward_in_context)
 
         try:
@@ -144,9 +152,7 @@ class ProbeRunner:
             )
         if self.world_size > 1:
             num_logits = self.probe.size if keep_logits else None
-            add_ranks(
-                snapshot, layers, self.representations, self.make_sketch, self.device, num_logits, self.replicas
-            )
+            add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits, self.replicas)
         return snapshot
 
     def mean(
@@ -191,7 +197,7 @@ class ProbeRunner:
         self, network: nn.Module, summed: Summed, *, one_by_one: bool = False, beside: nn.Module | None = None
     ) -> None:
         """Run what `mean` is to run on the first batch alone, the same on every rank."""
-        batches = self.probe.first_batch(self._shares, one_by_one=one_by_one)
+        batches = self.probe.first_batch(self._share()[1], one_by_one=one_by_one)
         self._sum(network, summed, batches, {}, beside)
 
     def weights_of_all_ranks(
@@ -209,11 +215,7 @@ class ProbeRunner:
     def _share(self, part: tuple[int, int] = (0, 1)) -> tuple[int, int]:
         """This rank's share of a part of the samples, as one of more ranks."""
         index, count = part
-        return self.rank // self.replicas * count + index, self._shares * count
-
-    @property
-    def _shares(self) -> int:
-        return self.world_size // self.replicas
+        return self.rank // self.replicas * count + index, self.world_size // self.replicas * count
 
     def _sum(
         self,
@@ -241,7 +243,7 @@ class ProbeRunner:
         weights: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> Snapshot:
-        modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
+        modules = list(dict.fromkeys(module_of(layer)[0] for layer in layers))
         weights = weights or {}
         # Buffers are put in their places, where a forward may also replace them.
         buffers = {name for name, _ in network.named_buffers(remove_duplicate=False)}
@@ -293,8 +295,3 @@ class ProbeRunner:
         for batch in batches:
             yield batch
             advance()
-
-
-def _module_of(layer: str) -> str:
-    name, bracket, use = layer.rpartition("[")
-    return name if bracket and use.endswith("]") and use[:-1].isdigit() else layer

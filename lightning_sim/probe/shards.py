@@ -26,14 +26,9 @@ from torch import Tensor, nn
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot
 
-__all__ = ["is_sharded", "leave_out_parts", "share_of_batches", "substituted_shards"]
+__all__ = ["leave_out_parts", "share_of_batches", "substituted_shards"]
 
 _PART = "is a part of its output on each tensor-parallel rank; name the layers around it"
-
-
-def is_sharded(network: nn.Module) -> bool:
-    """Whether a forward of the network is a collective, as some of its parameters are spread over ranks."""
-    return any(hasattr(value, "device_mesh") for value in network.parameters())
 
 
 def share_of_batches(probe: Probe, rank: int, shares: int, *, in_step: bool) -> Iterator[tuple[Tensor, Any]]:
@@ -46,27 +41,38 @@ def share_of_batches(probe: Probe, rank: int, shares: int, *, in_step: bool) -> 
 
 @contextmanager
 def substituted_shards(network: nn.Module, given: Mapping[str, Tensor]) -> Iterator[None]:
-    """`given`, whole, in the shards of the parameters of these names; afterwards their own values, bit for bit."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    """`given`, whole, in the shards of the parameters of these names; afterwards their own values, bit for bit.
 
-    own = {name: value for name, value in network.named_parameters(remove_duplicate=False) if name in given}
-    shards = [value.to_local() if hasattr(value, "to_local") else value.detach() for value in own.values()]
-    kept = [shard.detach().clone() for shard in shards]
+    Blocks that a forward left gathered, as FSDP2 does with the root, are spread again before and after.
+    """
+    _reshard(network)
+    own: dict[str, Any] = {name: value for name, value in network.named_parameters() if name in given}
+    shards = {name: getattr(value, "to_local", value.detach)().detach() for name, value in own.items()}
+    kept = {name: shard.clone() for name, shard in shards.items()}
     try:
-        if own:
-            options = StateDictOptions(full_state_dict=True, strict=False)
-            _reshard(network)
-            set_model_state_dict(network, {name: given[name] for name in own}, options=options)
+        for name, value in own.items():
+            shards[name].copy_(_part_of(given[name], value))
         yield
     finally:
-        with torch.no_grad():
-            for shard, value in zip(shards, kept, strict=True):
-                shard.copy_(value)
         _reshard(network)
+        for name, value in kept.items():
+            shards[name].copy_(value)
+
+
+def _part_of(whole: Tensor, parameter: Any) -> Tensor:
+    """What of a parameter's value is this rank's."""
+    if not hasattr(parameter, "device_mesh"):
+        return whole
+    mesh, placements = parameter.device_mesh, parameter.placements
+    # Not by torch.distributed.checkpoint, which fails where FSDP2 has split what tensor parallelism had split before.
+    for way in sorted(range(mesh.ndim), key=lambda way: hasattr(placements[way], "split_factor")):
+        if (dim := getattr(placements[way], "dim", None)) is not None:
+            parts, place = whole.chunk(mesh.size(way), dim), mesh.get_coordinate()[way]
+            whole = parts[place] if place < len(parts) else whole.narrow(dim, 0, 0)
+    return whole
 
 
 def _reshard(network: nn.Module) -> None:
-    """Free the gathered weights, which the root keeps after a forward and would run with again."""
     for module in network.modules():
         if callable(reshard := getattr(module, "reshard", None)):
             reshard()

@@ -236,7 +236,7 @@ def take_snapshot(
 
 def _keep_logits(output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot) -> None:
     found = find_logits(output)
-    if hasattr(found, "full_tensor"):
+    if found is not None and hasattr(found, "full_tensor"):
         found = found.full_tensor()
     problem = without_logits(output) if found is None else _problem(found, ids)
     if problem is None and found is not None and found.ndim == 3:

@@ -137,7 +137,7 @@ def _local(value):
 
 
 def main(root, devices, tensor_parallel, trainings):
-    """Several trainings one after the other in one group of processes; all that every rank holds, for rank 0 to tell."""
+    """Several trainings one after the other in one group of processes; what every rank holds."""
     found = []
     for options in trainings:
         options = dict(options)
