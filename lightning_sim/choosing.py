@@ -196,7 +196,7 @@ def _refused(
         if "weights" in measure.needs and theirs.network is None:
             reasons[measure.name] = "sketches hold neither the reference's parameters nor what follows from them"
         elif "weights" in measure.needs and (is_sharded(mine.live) or is_sharded(theirs.live)):
-            reasons[measure.name] = "it needs whole weights, and the network's are sharded over the ranks"
+            reasons[measure.name] = "needs whole weights, which are sharded over the ranks"
         elif "weights" in measure.needs and weights is not None and not weights.is_whole:
             reasons[measure.name] = f"{weights} does not hold all of the network's parameters"
         elif (reason := refusal(measure, mine, theirs, pairs)) is not None:

@@ -23,7 +23,7 @@ def run(name, directory, *arguments):
 
 def example(pipe, name, directory, arguments):
     os.chdir(directory)
-    sys.argv = [name, *arguments]
+    sys.argv = [str(EXAMPLES / name), *arguments]
     with redirect_stdout(StringIO()) as output:
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     pipe.send(output.getvalue())
@@ -69,6 +69,11 @@ def test_a_loop_of_one_s_own(tmp_path):
     assert len(values) == 3
     assert all(0.2 < float(value) < 0.99 for value in values)
     assert [m.epoch for m in read_history(tmp_path / "own_loop" / "similarity").measurements] == [0, 0, 1, 2]
+
+
+def test_a_network_sharded_over_two_processes(tmp_path):
+    values = re.search("CKA of dense with the start: (.*)", run("sharded.py", tmp_path))[1].split(", ")
+    assert [float(value) > 0.999 for value in values] == [True, False, False]
 
 
 def test_the_trainer_of_transformers(tmp_path):

@@ -1,6 +1,7 @@
 """Run by the tests in several processes: a monitored training of a network whose weights are sharded over them."""
 
 import random
+import warnings
 
 import numpy as np
 import torch
@@ -49,11 +50,11 @@ class Sharded(LightningModule):
         if data.size() > 1:
             fully_shard(self.net, mesh=data)
 
-    def on_fit_start(self):
-        torch.manual_seed(2)  # the strategy has seeded anew
+    def on_train_epoch_start(self):
+        torch.manual_seed(self.current_epoch)  # as strategies seed anew, and resumed trainings begin elsewhere
 
     def forward(self, x):
-        self.forwards += not self.training and not self.trainer.validating
+        self.forwards += not self.training
         return self.net(x)
 
     def training_step(self, batch, batch_idx):
@@ -115,43 +116,41 @@ def train(root, strategy, devices=1, monitored=True, epochs=2, resume=None, chec
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(network, loader(), loader(), ckpt_path=resume)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer.fit(network, loader(), loader(), ckpt_path=resume)
     if checkpoint is not None:
         trainer.save_checkpoint(checkpoint)
-    local = {name: _local(value) for name, value in network.state_dict().items()}
-    states = [_local(value) for state in trainer.optimizers[0].state.values() for value in state.values()]
-    streams = [torch.get_rng_state(), random.getstate(), np.random.get_state()]
+    state = [value for of in trainer.optimizers[0].state.values() for value in of.values()]
+    held = [_bytes(value) for value in (*network.state_dict().values(), *state, torch.get_rng_state())]
     return {
-        "values": [dict(measurement.values) for measurement in monitor.history.measurements],
-        "weights": local,
-        "optimizer": states,
-        "streams": streams,
+        "values": [{**m.values, "seconds": 0} for m in monitor.history.measurements],
+        "held": [*held, random.getstate(), np.random.get_state()[1].tolist()],
         "forwards": network.forwards,
-        "metadata": monitor.history.metadata,
-        "gradients": [p.grad is None for p in network.parameters()],
+        "said": {str(warning.message) for warning in said},
     }
 
 
-def _local(value):
-    return (value.to_local() if hasattr(value, "to_local") else value).detach().clone()
+def _bytes(value):
+    return (value.to_local() if hasattr(value, "to_local") else value).numpy().tobytes()
 
 
 def main(root, devices, tensor_parallel, trainings):
     """Several trainings one after the other in one group of processes; what every rank holds."""
-    found = []
-    for options in trainings:
+    found = {}
+    for name, options in trainings.items():
         options = dict(options)
-        strategy = options.pop("strategy", None) or ModelParallelStrategy(
+        strategy = ModelParallelStrategy(
             data_parallel_size=devices // tensor_parallel,
             tensor_parallel_size=tensor_parallel,
             save_distributed_checkpoint=options.pop("distributed", True),
         )
         try:
-            mine = train(f"{root}/{len(found)}", strategy, devices, **options)
+            mine = train(f"{root}/{name}", strategy, devices, **options)
         except ValueError as error:
             mine = str(error)
-        ranks = [None] * devices
-        torch.distributed.all_gather_object(ranks, mine)
-        found.append(ranks)
+        found[name] = [None] * devices
+        torch.distributed.all_gather_object(found[name], mine)
     torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
     return found
