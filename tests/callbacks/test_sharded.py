@@ -99,11 +99,13 @@ def test_nothing_is_said_but_by_the_monitor(sharded, name):
         assert all(message.startswith("SimilarityMonitor: ") for message in monitored["said"] - plain["said"])
 
 
-@pytest.mark.parametrize("distributed", [True, False])
-def test_a_training_resumed_from_lightning_s_checkpoint_continues_its_record(sharded, tmp_path, distributed):
-    kept = {"distributed": distributed}
-    first = {"epochs": 1, "checkpoint": str(tmp_path / "first.ckpt"), **kept}
-    found = launched(tmp_path, 2, 1, {"first": first, "resumed": {"resume": first["checkpoint"], **kept}})
-    for resumed, whole in zip(found["resumed"], sharded("fsdp2")["init"], strict=True):
-        assert len(whole["values"]) == 3
-        assert resumed["values"] == [pytest.approx(values, abs=1e-5) for values in whole["values"]]
+def test_a_training_resumed_from_lightning_s_checkpoints_continues_its_record(tmp_path):
+    def parts(name, **options):
+        path = str(tmp_path / name)
+        return {f"{name} 1": {"epochs": 1, "checkpoint": path, **options}, name: {"resume": path, **options}}
+
+    one = [train(tmp_path, "auto", **options) for options in parts("one").values()][-1]
+    found = launched(tmp_path, 2, 1, parts("distributed", distributed=True) | parts("whole", distributed=False))
+    for resumed in (*found["distributed"], *found["whole"]):
+        assert len(one["values"]) == 3
+        assert resumed["values"] == [pytest.approx(values, abs=1e-5) for values in one["values"]]

@@ -87,7 +87,6 @@ def measured(tmp_path_factory):
 
 def test_a_rank_holds_one_block_at_a_time(measured):
     for rank in (*measured[2], *measured[4]):
-        print(rank)
         assert BLOCK <= rank["forward"] < 3 * BLOCK  # the block before may not be freed yet
         assert rank["measurement"] - rank["forward"] < BLOCK / 2  # sketches, and one batch's activations
 
