@@ -3,13 +3,15 @@
 Under FSDP2 a forward gathers the weights of one block after the other, and is a collective: every rank runs as many.
 Tensor parallelism splits single layers over ranks in a row, which run the same samples.
 
-Bytes of one measurement: a forward of r batches gathers the weights r times, as r validation batches do. The monitor
-itself adds one all-reduce of all sketches, 4 (M k + M + k) bytes a layer whatever the number of ranks and the size of
-the network (a ring moves twice that on every rank), an all-gather of five integers a layer and rank, and one of the
-outputs, 4 bytes a sample and class: of 80 layers on 64 ranks, at M = k = 1024 and 32,000 classes, 336 MB + 205 kB + 131
-MB in five messages.
-Of sharded weights no rank holds more than FSDP2 itself lets it, one block's; a reference's file is read on the CPU of
-every rank once, when the training starts, and while the reference runs there is a second copy of the rank's own shards.
+One measurement sends eight messages and one for every buffer, whatever the number of layers, beside what as many
+forwards of validation batches do. They bring together the sketches, 4 (M k + k) + 8 M bytes a layer whatever the size of
+the network and the number of ranks; five integers a layer and rank; and the outputs, 4 bytes a sample and class. Of 80
+layers on 64 ranks, at M = k = 1024 and 32,000 classes: 337 MB, of which a ring moves twice as much on every rank, 205 kB
+and 131 MB.
+
+A rank holds what a forward of FSDP2 does, its shards and the blocks that are gathered at a time, and the sketches. A
+reference's file is read on the CPU of every rank when the training starts, and while it is run, there is a copy of the
+rank's own shards.
 """
 
 from __future__ import annotations
@@ -26,9 +28,17 @@ from torch import Tensor, nn
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot
 
-__all__ = ["leave_out_parts", "share_of_batches", "substituted_shards"]
+__all__ = ["leave_out_parts", "share_of_batches", "splits_layers", "substituted_shards"]
 
 _PART = "is a part of its output on each tensor-parallel rank; name the layers around it"
+
+
+def splits_layers(network: nn.Module) -> bool:
+    """Whether single layers are split, as by tensor parallelism, so that several ranks need the same batches."""
+    _reshard(network)
+    blocks = any(hasattr(module, "reshard") for module in network.modules())
+    placements = [getattr(value, "placements", ()) for value in network.parameters()]
+    return any(sum(hasattr(placement, "dim") for placement in found) > blocks for found in placements)
 
 
 def share_of_batches(probe: Probe, rank: int, shares: int, *, in_step: bool) -> Iterator[tuple[Tensor, Any]]:

@@ -10,7 +10,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from lightning_sim import SimilarityEngine
 from lightning_sim.probe import Probe
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.probe.shards import share_of_batches
@@ -29,6 +31,27 @@ def test_every_share_has_as_many_batches_and_no_sample_counts_twice(num_samples,
     assert {len(batches) for batches in found} == {len(found[0])}
     assert sorted(int(id_) for batches in found for ids, _ in batches for id_ in ids) == list(range(num_samples))
     assert all(len(batch) for batches in found for _, batch in batches)
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_loop_of_one_s_own_may_shard_blocks_and_not_layers(mesh, split):
+    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+    if split:
+        parallelize_module(network, mesh, {"0": ColwiseParallel(), "1": RowwiseParallel()})
+        with pytest.raises(ValueError, match="tensor-parallel.*ModelParallelStrategy"):
+            SimilarityEngine(network, "init", torch.randn(40, 6))
+    else:
+        for block in (*network, network):
+            fully_shard(block, mesh=mesh)
+        values = SimilarityEngine(network, "init", torch.randn(40, 6)).measure().values
+        assert values["cka/features/0"] == pytest.approx(1)
 
 
 def live_bytes():
