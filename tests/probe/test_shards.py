@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_sim import SimilarityEngine
@@ -40,18 +41,55 @@ def mesh(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_a_loop_of_one_s_own_may_shard_blocks_and_not_layers(mesh, split):
-    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
-    if split:
-        parallelize_module(network, mesh, {"0": ColwiseParallel(), "1": RowwiseParallel()})
-        with pytest.raises(ValueError, match="tensor-parallel.*ModelParallelStrategy"):
-            SimilarityEngine(network, "init", torch.randn(40, 6))
-    else:
-        for block in (*network, network):
-            fully_shard(block, mesh=mesh)
-        values = SimilarityEngine(network, "init", torch.randn(40, 6)).measure().values
-        assert values["cka/features/0"] == pytest.approx(1)
+def small():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.filterwarnings("ignore:lightning_sim. not measured")
+@pytest.mark.parametrize("reference", ["whole.pt", "part.pt"])
+@pytest.mark.parametrize(
+    ("policy", "error"),
+    [
+        ({}, 1e-6),
+        ({"offload_policy": CPUOffloadPolicy(pin_memory=False)}, 1e-6),
+        ({"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)}, 5e-3),
+    ],
+)
+def test_weights_of_a_file_go_into_the_shards_and_the_network_s_own_back(tmp_path, mesh, policy, error, reference):
+    weights = small().state_dict()
+    torch.save(weights, tmp_path / "whole.pt")
+    torch.save({name: value for name, value in weights.items() if name.startswith("0")}, tmp_path / "part.pt")
+    network, samples = small(), torch.randn(60, 6)
+    plain = SimilarityEngine(network, tmp_path / reference, samples).measure().values
+    before = [value.detach().clone() for value in network.parameters()]
+    for block in (network[0], network[2], network):
+        fully_shard(block, mesh=mesh, **policy)
+    engine = SimilarityEngine(network, tmp_path / reference, samples)
+    for _ in range(2):
+        values = engine.measure().values
+        assert values["cka/features/0"] == pytest.approx(plain["cka/features/0"], abs=error)
+        assert ("cka/features/2" in values) == (reference == "whole.pt")
+    network.reshard()
+    assert all(torch.equal(a, b.to_local()) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_tensor_parallel_networks_in_loops_of_one_s_own_are_refused(mesh):
+    network = parallelize_module(small(), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    with pytest.raises(ValueError, match=r"tensor-parallel.*ModelParallelStrategy"):
+        SimilarityEngine(network, "init", torch.randn(40, 6))
+
+
+def test_a_split_embedding_is_measured_whole(mesh):
+    network = nn.Sequential(nn.Embedding(12, 6), nn.Flatten(), nn.Linear(18, 4))
+    words = Probe(torch.randint(12, (20, 3)), 20)
+    runner = ProbeRunner(words, partial(Sketch, 32, 32))
+    expected = runner.snapshot(network, ["0", "2"])
+    parallelize_module(network, mesh, {"0": RowwiseParallel(input_layouts=Replicate()), "2": ColwiseParallel()})
+    found = runner.snapshot(network, ["0", "2"])
+    assert not found.problems
+    torch.testing.assert_close(found.logits, expected.logits)
+    for layer in ("0", "2"):
+        assert float(found.of()[layer].cka(expected.of()[layer])) == pytest.approx(1)
 
 
 def live_bytes():
