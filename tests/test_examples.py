@@ -71,11 +71,6 @@ def test_a_loop_of_one_s_own(tmp_path):
     assert [m.epoch for m in read_history(tmp_path / "own_loop" / "similarity").measurements] == [0, 0, 1, 2]
 
 
-def test_a_network_sharded_over_two_processes(tmp_path):
-    values = re.search("CKA of dense with the start: (.*)", run("sharded.py", tmp_path))[1].split(", ")
-    assert [float(value) > 0.999 for value in values] == [True, False, False]
-
-
 def test_the_trainer_of_transformers(tmp_path):
     output = run("transformers_trainer.py", tmp_path)
     rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip()}

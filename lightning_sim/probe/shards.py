@@ -3,11 +3,11 @@
 Under FSDP2 a forward gathers the weights of one block after the other, and is a collective: every rank runs as many.
 Tensor parallelism splits single layers over ranks in a row, which run the same samples.
 
-One measurement sends eight messages and one for every buffer, whatever the number of layers, beside what as many
-forwards of validation batches do. They bring together the sketches, 4 (M k + k) + 8 M bytes a layer whatever the size of
-the network and the number of ranks; five integers a layer and rank; and the outputs, 4 bytes a sample and class. Of 80
-layers on 64 ranks, at M = k = 1024 and 32,000 classes: 337 MB, of which a ring moves twice as much on every rank, 205 kB
-and 131 MB.
+One measurement sends eight messages (ten with tensor parallelism) and one for every buffer, whatever the number of
+layers, beside what as many forwards of validation batches do. They bring together the sketches, 4 (M k + k) + 8 M
+bytes a layer whatever the size of the network and the number of ranks; five integers a layer and rank; and the
+outputs, 4 bytes a sample and class. Of 80 layers on 64 ranks, at M = k = 1024 and 32,000 classes: 337 MB, of which a
+ring moves twice as much on every rank, 205 kB and 131 MB.
 
 A rank holds what a forward of FSDP2 does, its shards and the blocks that are gathered at a time, and the sketches. A
 reference's file is read on the CPU of every rank when the training starts, and while it is run, there is a copy of the

@@ -1,5 +1,6 @@
 """Networks whose weights are sharded over the ranks: FSDP2, tensor parallelism and both, by gloo processes."""
 
+import re
 from functools import cache
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests.callbacks.launching import ranks
 from tests.callbacks.sharded_script import Whole, main, train
+from tests.test_examples import run
 
 SETUPS = {"fsdp2": (2, 1), "tensor parallel": (2, 2), "both": (4, 2)}
 TRAININGS = {
@@ -109,3 +111,8 @@ def test_a_training_resumed_from_lightning_s_checkpoints_continues_its_record(tm
     for resumed in (*found["distributed"], *found["whole"]):
         assert len(one["values"]) == 3
         assert resumed["values"] == [pytest.approx(values, abs=1e-5) for values in one["values"]]
+
+
+def test_the_example(tmp_path):
+    values = re.search("CKA of dense with the start: (.*)", run("sharded.py", tmp_path))[1].split(", ")
+    assert [float(value) > 0.999 for value in values] == [True, False, False]
