@@ -66,7 +66,8 @@ class FittedWeights(dict[str, Tensor]):
             plain += f" {tuple(held.shape)} for {tuple(value.shape)}"
             self._reshaped[plain] = None
         self.missing[plain] = None
-        self[name] = torch.full_like(value, torch.nan)
+        device = "cpu" if hasattr(value, "device_mesh") else value.device  # whole ones for shards wait there
+        self[name] = torch.full(value.shape, torch.nan, dtype=value.dtype, device=device)
 
 
 def fit_weights(given: Mapping[str, Tensor], network: nn.Module, path: Path) -> FittedWeights:
@@ -90,7 +91,8 @@ def fit_weights(given: Mapping[str, Tensor], network: nn.Module, path: Path) -> 
     adapters = set().union(*absent_adapters(network, held).values())
     for name, value in wanted.items():
         if name in fits and (value.is_floating_point() or not held[name].is_floating_point()):
-            fitted[name] = held[name].to(device=value.device, dtype=value.dtype)
+            device = "cpu" if hasattr(value, "device_mesh") else value.device  # whole ones for shards wait there
+            fitted[name] = held[name].to(device=device, dtype=value.dtype)
         elif name in adapters:
             fitted.without_adapters = True
         elif value.is_floating_point():

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 __all__ = [
     "evaluating",
     "frozen",
+    "is_sharded",
     "isolated_random_state",
+    "on_device",
     "substituted_buffers",
     "substituted_parameters",
     "uncompiled",
@@ -38,6 +40,26 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+def is_sharded(network: nn.Module) -> bool:
+    """Whether its parameters are spread over ranks, by FSDP2 or tensor parallelism, and a forward is a collective."""
+    spread = any(hasattr(value, "device_mesh") for value in network.parameters())
+    return spread or any(hasattr(module, "reshard") for module in network.modules())  # gathered by now
+
+
+@contextmanager
+def on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """The network on the device, and back where its parameters were; shards are moved by who made them."""
+    home = next((parameter.device for parameter in network.parameters()), device)
+    moves = home != device and not is_sharded(network)
+    if moves:
+        network.to(device)
+    try:
+        yield
+    finally:
+        if moves:
+            network.to(home)
 
 
 @contextmanager
@@ -98,6 +120,9 @@ def substituted_parameters(network: nn.Module, given: Mapping[str, Tensor]) -> I
 
     Not `functional_call`, which ends with the forward: gradient checkpointing runs layers again after it.
     """
+    if not given:  # FSDP2 may exchange parameters inside
+        yield
+        return
     named = network.named_parameters(remove_duplicate=False)
     values = {id(own): given[name] for name, own in named if name in given}
     kept = [(module, dict(module._parameters)) for module in network.modules()]

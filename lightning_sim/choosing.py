@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_sim._arguments import listed
 from lightning_sim._fitting import FittedWeights
+from lightning_sim._guards import is_sharded
 from lightning_sim.matching import match_layers
 from lightning_sim.measures import Measure, Pairs, Side
 from lightning_sim.probe import Pairing, Snapshot, pair_layers, select_layers
@@ -194,6 +195,8 @@ def _refused(
     for measure in settings.measures:
         if "weights" in measure.needs and theirs.network is None:
             reasons[measure.name] = "sketches hold neither the reference's parameters nor what follows from them"
+        elif "weights" in measure.needs and (is_sharded(mine.live) or is_sharded(theirs.live)):
+            reasons[measure.name] = "needs whole weights, which are sharded over the ranks"
         elif "weights" in measure.needs and weights is not None and not weights.is_whole:
             reasons[measure.name] = f"{weights} does not hold all of the network's parameters"
         elif (reason := refusal(measure, mine, theirs, pairs)) is not None:

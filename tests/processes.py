@@ -11,6 +11,7 @@ _context.set_forkserver_preload(
     [
         "tests.callbacks.recorded",
         "tests.callbacks.distributed_script",
+        "tests.callbacks.sharded_script",
         "tests.loggers.runs",
         "sklearn.datasets",
         "scipy.stats",

@@ -24,7 +24,7 @@ def run(name, directory, *arguments):
 def example(pipe, name, directory, arguments):
     os.chdir(directory)
     sys.path.insert(0, str((EXAMPLES / name).parent))
-    sys.argv = [name, *arguments]
+    sys.argv = [str(EXAMPLES / name), *arguments]
     with redirect_stdout(StringIO()) as output:
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     pipe.send(output.getvalue())

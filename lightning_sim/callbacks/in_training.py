@@ -19,7 +19,7 @@ from lightning_sim.settings import Settings
 
 __all__ = ["probe_runner", "require_own_name", "require_runnable", "whose_weights"]
 
-_SHARDING = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+_WRAPPING = (FSDPStrategy, DeepSpeedStrategy)
 _AVERAGING: Any = getattr(callbacks, "WeightAveraging", ())  # lightning >= 2.6
 
 
@@ -38,24 +38,36 @@ def probe_runner(settings: Settings, trainer: Trainer) -> ProbeRunner:
         device=strategy.root_device,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
+        replicas=_replicas(trainer),
         prepare=prepare,
         context=lambda network: precision.forward_context() if network is trainer.lightning_module else nullcontext(),
     )
 
 
 def require_runnable(trainer: Trainer, network: LightningModule, settings: Settings) -> None:
-    """Refuse strategies that shard the weights, and networks that do not say how they are run."""
-    # A plain forward sees sharded weights under these, and gathering them is theirs to do, rank by rank in step.
-    if isinstance(trainer.strategy, _SHARDING):
+    """Refuse strategies whose shards a plain forward cannot run with, and networks that do not say how they are run."""
+    if isinstance(trainer.strategy, _WRAPPING):
         raise ValueError(
             f"SimilarityMonitor does not work with {type(trainer.strategy).__name__}, which shards the network's "
-            'weights over the ranks; use strategy="ddp", or compare checkpoints afterwards'
+            "weights over the ranks by a wrapper; use ModelParallelStrategy with torch's fully_shard or "
+            'strategy="ddp", or compare checkpoints afterwards'
+        )
+    if settings.needs_gradients and _replicas(trainer) > 1:
+        raise ValueError(
+            'representations=("features",) is all that can be compared under tensor parallelism, where no rank has '
+            "the gradients of a whole layer; with tensor_parallel_size=1 gradients can be compared as well"
         )
     if settings.forward is call_network and not is_overridden("forward", network):
         raise ValueError(
             f"{type(network).__name__} defines no forward(); define it, or say how to run the network with "
             "SimilarityMonitor(..., forward=lambda network, batch: network.model(batch[0]))"
         )
+
+
+def _replicas(trainer: Trainer) -> int:
+    """How many ranks in a row have the same batches."""
+    strategy = trainer.strategy
+    return strategy.device_mesh["tensor_parallel"].size() if isinstance(strategy, ModelParallelStrategy) else 1
 
 
 def require_own_name(names: Sequence[str]) -> None:

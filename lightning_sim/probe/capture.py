@@ -92,7 +92,11 @@ def capture_outputs(
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
+            tensor: Any = first_tensor(output)
+            split = hasattr(tensor, "full_tensor")
+            if split:  # over tensor-parallel ranks; only once, as parts of an embedding can be added only once
+                tensor, mesh, kind = tensor.full_tensor(), tensor.device_mesh, type(tensor)
+                output = replace_first_tensor(output, kind.from_local(tensor, mesh))
             recomputed = torch._C._current_graph_task_id() != -1
             used = capture.use(name, recomputed=recomputed)
             # Recomputation must repeat what the forward did, so that the output is replaced there as well.
@@ -101,14 +105,16 @@ def capture_outputs(
                 output = replace_first_tensor(output, handed_on)
             if not recomputed:
                 receive(used, tensor)
-            return output if differentiable else None
+            return output if differentiable or split else None
 
         return hook
 
     handles = []
     try:
         for name in layers:
-            handles.append(modules[name].register_forward_hook(hook_for(name)))
+            # Before the hook by which a tensor-parallel layer hands on this rank's part alone.
+            first = any(hasattr(value, "device_mesh") for value in modules[name].parameters(recurse=False))
+            handles.append(modules[name].register_forward_hook(hook_for(name), prepend=first))
         yield capture
     finally:
         for handle in handles:

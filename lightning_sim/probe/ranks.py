@@ -63,6 +63,7 @@ def buffers_of_rank_zero(network: nn.Module, device: torch.device) -> dict[str, 
         buffers = {
             name: value.detach().to(device, copy=True, memory_format=torch.contiguous_format)
             for name, value in network.named_buffers()
+            if not hasattr(value, "device_mesh")  # which torch keeps the same
         }
         for value in buffers.values():
             dist.broadcast(value, src=0)
@@ -82,6 +83,7 @@ def add_ranks(
     make_sketch: Callable[[], Sketch],
     device: torch.device,
     num_logits: int | None,
+    replicas: int = 1,
 ) -> None:
     """Make the snapshot of this rank's samples that of all, on every rank.
 
@@ -92,6 +94,7 @@ def add_ranks(
         make_sketch: an empty sketch.
         device: of the ranks' tensors.
         num_logits: samples of the probe; None where no logits are kept.
+        replicas: how many ranks in a row ran the same samples, of which the first one counts.
     """
     with _in_step():
         # Rank 0 always has samples, so that what it could not sketch, no rank could.
@@ -104,9 +107,10 @@ def add_ranks(
             snapshot.problems = problems | snapshot.problems
             snapshot.gradient_problems = gradient_problems | snapshot.gradient_problems
             snapshot.output_problem = snapshot.output_problem or output_problem
+        counts = dist.get_rank() % replicas == 0
         snapshot.sketches = {
             representation: {
-                layer: snapshot.of(representation).get(layer) or make_sketch()
+                layer: (counts and snapshot.of(representation).get(layer)) or make_sketch()
                 for layer in layers
                 if snapshot.not_sketched(layer, representation) is None
             }
@@ -115,20 +119,20 @@ def add_ranks(
         sketches = [sketch for of_layers in snapshot.sketches.values() for sketch in of_layers.values()]
         all_reduce_sketches(sketches, device)
         if num_logits is not None and snapshot.output_problem is None:
-            snapshot.logits = _gather_logits(snapshot.logits, num_logits, device)
+            snapshot.logits = _gather_logits(snapshot.logits, num_logits, device, replicas)
 
 
-def _gather_logits(logits: Tensor | None, num_samples: int, device: torch.device) -> Tensor:
+def _gather_logits(logits: Tensor | None, num_samples: int, device: torch.device, replicas: int) -> Tensor:
     """The logits of all ranks (samples, classes), in the order of the sample ids, on every rank."""
     device = torch.device("cpu") if dist.get_backend() == "gloo" else device
     world_size = dist.get_world_size()
     classes = torch.tensor([0 if logits is None else logits.shape[1]], device=device)
     dist.all_reduce(classes, dist.ReduceOp.MAX)
-    longest = -(-num_samples // world_size)
+    longest = -(-num_samples * replicas // world_size)
     padded = torch.zeros(longest, int(classes), device=device)
     if logits is not None:
         padded[: len(logits)] = logits.to(device)
     gathered = [torch.empty_like(padded) for _ in range(world_size)]
     dist.all_gather(gathered, padded)
-    # Rank r holds the samples r, r + world size, ...
-    return torch.stack(gathered, dim=1).flatten(0, 1)[:num_samples].cpu()
+    # Without replicas, rank r holds the samples r, r + world size, ...
+    return torch.stack(gathered[::replicas], dim=1).flatten(0, 1)[:num_samples].cpu()

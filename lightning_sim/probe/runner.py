@@ -12,14 +12,23 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_sim._adapters import only_adapters_with_weights
-from lightning_sim._guards import evaluating, isolated_random_state, substituted_buffers, uncompiled
+from lightning_sim._guards import (
+    evaluating,
+    is_sharded,
+    isolated_random_state,
+    on_device,
+    substituted_buffers,
+    uncompiled,
+)
 from lightning_sim.functional import OpenGateKernels, open_gate_kernels
 from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
 from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, failing_together
 from lightning_sim.probe.samples import Probe
+from lightning_sim.probe.shards import leave_out_parts, share_of_batches, substituted_shards
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
+from lightning_sim.probe.substitution import module_of
 from lightning_sim.sketch import Sketch
 
 __all__ = ["ProbeRunner", "Summed"]
@@ -38,6 +47,7 @@ class ProbeRunner:
         forward: ``forward(network, batch)``.
         device: where networks run.
         rank: of this process among `world_size`, which share the probe.
+        replicas: how many ranks in a row run the same share, as tensor-parallel ones do.
         prepare: ``prepare(network, batch)`` brings a batch to the device and precision of a network.
         context: ``context(network)`` is entered around every forward, for autocast.
         seed: of the random state inside, so that random transforms of the probe repeat.
@@ -52,6 +62,7 @@ class ProbeRunner:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
+    replicas: int = 1
     prepare: Callable[[nn.Module, Any], Any] = lambda network, batch: batch
     context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
     seed: int = 0
@@ -74,7 +85,7 @@ class ProbeRunner:
             raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
 
         def tried(most: int | None) -> Snapshot:
-            batches = self.probe.first_batch(self.world_size, most=most)
+            batches = self.probe.first_batch(self._share()[1], most=most)
             return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
 
         with suppress(Exception):
@@ -92,7 +103,7 @@ class ProbeRunner:
 
         def found(most: int | None) -> list[str]:
             with self._untraced(network, {}):
-                _, batch = next(self.probe.first_batch(self.world_size, most=most))
+                _, batch = next(self.probe.first_batch(self._share()[1], most=most))
                 return find_chain(network, self.prepare(network, batch), self._forward_in_context)
 
         try:
@@ -105,9 +116,9 @@ class ProbeRunner:
     ) -> OpenGateKernels:
         """:func:`lightning_sim.functional.open_gate_kernels`, of the layers that have them, with a batch as example."""
         weights = self.weights_of_all_ranks(network, weights)
-        modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
+        modules = list(dict.fromkeys(module_of(layer)[0] for layer in layers))
         with self._untraced(network, weights):
-            batch = self.prepare(network, next(self.probe.first_batch(self.world_size))[1])
+            batch = self.prepare(network, next(self.probe.first_batch(self._share()[1]))[1])
             options |= {"layers": modules, "strict": False, "forward": self.forward, "weights": weights}
             return open_gate_kernels(network, batch, **options)
 
@@ -139,7 +150,8 @@ class ProbeRunner:
         """
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
-            batches = self._advancing(self.probe.batches(self.rank, self.world_size), advance)
+            own = share_of_batches(self.probe, *self._share(), in_step=is_sharded(network))
+            batches = self._advancing(own, advance)
             snapshot = self._snapshot(
                 network,
                 layers,
@@ -152,7 +164,7 @@ class ProbeRunner:
             )
         if self.world_size > 1:
             num_logits = self.probe.size if keep_logits else None
-            add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits)
+            add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits, self.replicas)
         return snapshot
 
     def mean(
@@ -197,7 +209,7 @@ class ProbeRunner:
         self, network: nn.Module, summed: Summed, *, one_by_one: bool = False, beside: nn.Module | None = None
     ) -> None:
         """Run what `mean` is to run on the first batch alone, the same on every rank."""
-        batches = self.probe.first_batch(self.world_size, one_by_one=one_by_one)
+        batches = self.probe.first_batch(self._share()[1], one_by_one=one_by_one)
         self._sum(network, summed, batches, {}, beside)
 
     def weights_of_all_ranks(
@@ -212,10 +224,10 @@ class ProbeRunner:
         """How many batches this rank runs in one pass."""
         return self.probe.num_batches(*self._share(part), one_by_one=one_by_one)
 
-    def _share(self, part: tuple[int, int]) -> tuple[int, int]:
+    def _share(self, part: tuple[int, int] = (0, 1)) -> tuple[int, int]:
         """This rank's share of a part of the samples, as one of more ranks."""
         index, count = part
-        return self.rank * count + index, self.world_size * count
+        return self.rank // self.replicas * count + index, self.world_size // self.replicas * count
 
     def _sum(
         self,
@@ -243,13 +255,14 @@ class ProbeRunner:
         weights: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> Snapshot:
-        modules = list(dict.fromkeys(_module_of(layer) for layer in layers))
+        modules = list(dict.fromkeys(module_of(layer)[0] for layer in layers))
         weights = weights or {}
         # Buffers are put in their places, where a forward may also replace them.
         buffers = {name for name, _ in network.named_buffers(remove_duplicate=False)}
         parameters = {name: value for name, value in weights.items() if name not in buffers}
-        with self._untraced(network, weights):
-            return take_snapshot(
+        in_shards = parameters if is_sharded(network) else {}
+        with self._untraced(network, weights), substituted_shards(network, in_shards):
+            snapshot = take_snapshot(
                 network,
                 ((ids, self.prepare(network, batch)) for ids, batch in batches),
                 modules,
@@ -258,9 +271,12 @@ class ProbeRunner:
                 representations=representations,
                 objective=self.objective,
                 pool=self.pool,
-                weights=parameters or None,
+                weights=None if in_shards else parameters,
                 **options,
             )
+        if self.replicas > 1:
+            leave_out_parts(snapshot, self.replicas)
+        return snapshot
 
     @contextmanager
     def _untraced(self, network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -274,7 +290,7 @@ class ProbeRunner:
             torch.inference_mode(False),
             substituted_buffers(network, weights),
             only_adapters_with_weights(network, weights),
-            _on_device(network, self.device),
+            on_device(network, self.device),
             uncompiled(),
             isolated_random_state(self.seed),
             evaluating(network),
@@ -291,21 +307,3 @@ class ProbeRunner:
         for batch in batches:
             yield batch
             advance()
-
-
-@contextmanager
-def _on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """The network on the device, and back where its parameters were."""
-    home = next((parameter.device for parameter in network.parameters()), device)
-    if home != device:
-        network.to(device)
-    try:
-        yield
-    finally:
-        if home != device:
-            network.to(home)
-
-
-def _module_of(layer: str) -> str:
-    name, bracket, use = layer.rpartition("[")
-    return name if bracket and use.endswith("]") and use[:-1].isdigit() else layer

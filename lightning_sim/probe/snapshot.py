@@ -158,7 +158,7 @@ def take_snapshot(
 
     def sketch(kinds: Sequence[str], name: str, features: Tensor, gradients: Tensor) -> None:
         kinds = [kind for kind in kinds if snapshot.not_sketched(name, kind) is None]
-        if not kinds:
+        if not kinds or not len(ids):
             return
         try:
             pooled, feature_ids = pool_sequence(features, ids, mask, pool)
@@ -175,6 +175,10 @@ def take_snapshot(
             snapshot.problems[name] = str(error)
 
     def receive(name: str, output: Tensor | None) -> None:
+        if not len(ids):  # run for the other ranks, which may be in a collective
+            if with_gradients and output is not None:
+                captured[name] = output
+            return
         if name not in snapshot.order:
             snapshot.order.append(name)
         problem = _problem(output, ids)
@@ -209,7 +213,7 @@ def take_snapshot(
             ids, mask = batch_ids, attention_mask(batch)
             capture.new_forward()
             output = forward(network, batch)
-            if keep_logits and snapshot.output_problem is None:
+            if keep_logits and len(ids) and snapshot.output_problem is None:
                 _keep_logits(output, ids, mask, logits, snapshot)
             for name in capture.spoiled():
                 reason = "cannot be computed: its output was changed in place in some batches only"
@@ -232,6 +236,8 @@ def take_snapshot(
 
 def _keep_logits(output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot) -> None:
     found = find_logits(output)
+    if found is not None and hasattr(found, "full_tensor"):
+        found = found.full_tensor()
     problem = without_logits(output) if found is None else _problem(found, ids)
     if problem is None and found is not None and found.ndim == 3:
         # Of a language model, what follows each sample: all positions of a large vocabulary could not be kept.

@@ -24,12 +24,12 @@ def launch(root, devices, num_samples, epochs=2, kind="plain", timeout=240, warn
 
 
 @contextmanager
-def ranks(root, devices, *arguments):
+def ranks(root, devices, *arguments, run=main):
     """As a cluster starts it: every process by itself, and nobody ends the others when one has ended."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    processes = [Process(_rank, rank, devices, port, root, *arguments) for rank in range(devices)]
+    processes = [Process(_rank, rank, devices, port, root, run, *arguments) for rank in range(devices)]
     try:
         yield processes
     finally:
@@ -46,11 +46,11 @@ def forked(root, devices, num_samples, epochs=2, kind="plain"):
     return found
 
 
-def _rank(pipe, rank, devices, port, root, *arguments):
+def _rank(pipe, rank, devices, port, root, run, *arguments):
     place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": devices, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     with open(f"{root}/errors-{rank}.txt", "w") as file:
         os.dup2(file.fileno(), sys.stderr.fileno())
-    found = main(str(root), devices, *arguments)
+    found = run(str(root), devices, *arguments)
     if rank == 0:
         pipe.send(found)
