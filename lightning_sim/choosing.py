@@ -83,6 +83,8 @@ def choose(
     Raises:
         ValueError: for what cannot be measured, with what can.
     """
+    if settings.conditions and (is_sharded(network) or is_sharded(other)):
+        raise ValueError("`conditions` need networks that are whole on every rank, not in shards: leave them out")
     saved_layers = [] if saved is None else list(saved.of(settings.sketched[0]))
     pairing = _paired(settings, runner, network, other, saved, weights, before)
     mine = theirs = _tried(runner, network, pairing.layers, "the network")

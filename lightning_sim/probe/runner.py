@@ -76,9 +76,7 @@ class ProbeRunner:
         """Features of a few samples, the same on every rank: which layers run, and what comes out, by these weights.
 
         Where there is a problem it is the whole first batch that counts, since networks may need their batch size.
-
-        Raises:
-            ValueError: when the network would get its weights by this run.
+        A network that would get its weights by this run is refused with a ValueError.
         """
         tensors = (*network.named_parameters(), *network.named_buffers())
         if lazy := [name for name, value in tensors if is_lazy(value)]:
@@ -95,11 +93,7 @@ class ProbeRunner:
         return tried(None)
 
     def find_chain(self, network: nn.Module) -> list[str]:
-        """The network's linear layers in the order in which they run on a few samples, or else on the first batch.
-
-        Raises:
-            ValueError: when they are no chain, with why.
-        """
+        """The network's linear layers in the order in which they run; a ValueError says why they are no chain."""
 
         def found(most: int | None) -> list[str]:
             with self._untraced(network, {}):
@@ -145,8 +139,7 @@ class ProbeRunner:
             find_constant: whether to note the layers that give the same for every sample.
 
         Raises:
-            RuntimeError: on every rank, when the network failed on another one.
-            LostRanksError: when the ranks are not in step any more, as when one of them has ended.
+            RuntimeError: on every rank, when the network failed on another one; LostRanksError when one has ended.
         """
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
@@ -193,9 +186,7 @@ class ProbeRunner:
                 sum is divided by the number of all samples nevertheless.
             advance: called after every batch.
 
-        Raises:
-            RuntimeError: on every rank, when `summed` failed on another one.
-            LostRanksError: when the ranks are not in step any more, as when one of them has ended.
+        Raises what `snapshot` does.
         """
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
@@ -216,9 +207,9 @@ class ProbeRunner:
         self, network: nn.Module, weights: Mapping[str, Tensor] | None = None
     ) -> Mapping[str, Tensor]:
         """What every rank runs with instead of the network's own: `weights`, or else the buffers of rank 0."""
-        if weights is None:
-            return buffers_of_rank_zero(network, self.device) if self.world_size > 1 else {}
-        return weights
+        if weights is None and self.world_size > 1:
+            weights = buffers_of_rank_zero(network, self.device)
+        return weights or {}
 
     def num_batches(self, *, one_by_one: bool = False, part: tuple[int, int] = (0, 1)) -> int:
         """How many batches this rank runs in one pass."""

@@ -79,6 +79,13 @@ def test_tensor_parallel_networks_in_loops_of_one_s_own_are_refused(mesh):
         SimilarityEngine(network, "init", torch.randn(40, 6))
 
 
+def test_conditions_of_sharded_networks_are_refused(mesh):
+    network = small()
+    fully_shard(network, mesh=mesh)
+    with pytest.raises(ValueError, match=r"`conditions` need networks that are whole on every rank, not in shards"):
+        SimilarityEngine(network, "init", torch.randn(40, 6), conditions={"zero": torch.zeros_like})
+
+
 def test_a_split_embedding_is_measured_whole(mesh):
     network = nn.Sequential(nn.Embedding(12, 6), nn.Flatten(), nn.Linear(18, 4))
     words = Probe(torch.randint(12, (20, 3)), 20)
