@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_sim._arguments import check_integer, listed
+from lightning_sim._arguments import check_integer, described, listed
 from lightning_sim._checks import check_choice, check_flag, working_dtype
 from lightning_sim._guards import (
     evaluating,
@@ -99,6 +99,8 @@ def open_gate_kernels(
         >>> found.layers, found.kernels.shape, found.size
         (('0', '2'), torch.Size([2, 16, 16]), 192)
     """
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"`network` must be a torch.nn.Module, got {described(network)}")
     check_choice(estimator, "estimator", ("unbiased", "biased"))
     check_flag(center, "center")
     count = None if coordinates is None else check_integer(coordinates, "coordinates", least=4)
@@ -177,6 +179,9 @@ def open_gate_alignment(a: OpenGateKernels, b: OpenGateKernels) -> tuple[Tensor,
         >>> print(f"{open_gate_alignment(found, found)[0].item():.3f}")
         1.000
     """
+    for name, kernels in (("a", a), ("b", b)):
+        if not isinstance(kernels, OpenGateKernels):
+            raise ValueError(f"`{name}` must be what open_gate_kernels gives, got {described(kernels)}")
     if (a.size, a.seed, a.kernels.shape[1]) != (b.size, b.seed, b.kernels.shape[1]):
         raise ValueError(
             "kernels must be over the same coordinates, got "

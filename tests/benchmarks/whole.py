@@ -21,11 +21,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from lightning_sim import SimilarityMonitor
+from lightning_sim import SimilarityMonitor, session
 from lightning_sim.callbacks import reporting, similarity_monitor
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.run_directory import RunDirectory
-from lightning_sim.session import Session
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.settings import Settings
 from tests.benchmarks.workloads import InMemory, Workload, loader, workload
@@ -103,7 +102,7 @@ class Stopwatch:
         """Takes the time of all parts of a measurement."""
         parts: list[tuple[Any, str, str | Callable[..., str]]] = [
             (ProbeRunner, "snapshot", "pass"),
-            (Session, "_compared", lambda session, measure, *sides: measure.name),
+            (session, "compared", lambda measure, *sides: measure.name),
             (reporting, "log_figures", "figures"),
             (similarity_monitor.Reports, "log", "logging"),
             (RunDirectory, "append", "record"),

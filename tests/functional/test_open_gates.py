@@ -242,3 +242,11 @@ def test_half_precision_and_a_default_device():
     with torch.device("meta"):
         found = open_gate_kernels(copy.deepcopy(network).bfloat16(), input_shape=(3, 8, 8))
     torch.testing.assert_close(found.kernels, expected.kernels, atol=1e-5, rtol=0)
+
+
+def test_what_is_no_network_and_what_no_kernels_are_refused():
+    with pytest.raises(ValueError, match=r"`network` must be a torch\.nn\.Module, got .*Tensor"):
+        open_gate_kernels(torch.rand(3, 4), input_shape=(4,))
+    kernels = open_gate_kernels(nn.Linear(4, 3), input_shape=(4,))
+    with pytest.raises(ValueError, match="`b` must be what open_gate_kernels gives"):
+        open_gate_alignment(kernels, torch.rand(3, 4))

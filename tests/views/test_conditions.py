@@ -34,7 +34,7 @@ def test_rows_are_conditions_and_columns_epochs():
 
 def test_dashboards_and_the_page_have_it():
     held = history()
-    assert "similarity/matrix/agreement/conditions" in figures_of(held.measurements[-1], {}, held, "similarity")
+    assert "similarity/matrix/agreement/conditions" in figures_of(held, "similarity", "epoch 1")
     page = report_page({"run": held})
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
     (panel,) = data["runs"][0]["matrices"]
