@@ -32,7 +32,9 @@ def unit_scale(x: Tensor) -> Tensor:
 
 def widen(x: Tensor) -> Tensor:
     """`x` in float64, which neither autocast nor TF32 touches; as it is on MPS, which has no float64."""
-    return x if home_of_sums(x.device) != x.device else x.double()
+    if home_of_sums(x.device) != x.device:
+        return x if x.is_floating_point() else x.float()
+    return x.double()
 
 
 def home_of_sums(device: torch.device | str) -> torch.device:

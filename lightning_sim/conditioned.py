@@ -71,10 +71,13 @@ class Conditioned:
         """
         layers = self._settings.layers_under_conditions
         self._pairs, self._measures = pairs, [m for m in measures if _applies(m, layers)]
-        if not self._measures:
-            self._conditions = {}
         if not self._conditions:
             return
+        if not self._measures:
+            raise ValueError(
+                "nothing is measured under `conditions`: they are for measures of outputs, such as agreement, and with "
+                'layers_under_conditions=True for those of layers; name such measures, or pass conditions="clean"'
+            )
         if theirs.network is None:
             raise ValueError(
                 "conditions need the reference itself, to run it on other samples, and it is a file of sketches; "
@@ -147,7 +150,8 @@ class Conditioned:
             if batches is None:
                 batches = self._crafted(condition, theirs)
                 if condition.crafted_on == "reference":
-                    self._made[name] = self._held(batches)
+                    with failing_together(self._runner.world_size, self._runner.device):
+                        self._made[name] = self._held(batches)
             found = self._run(theirs.live, batches, self._their_layers(), self._weights(theirs), theirs.advance)
             if isinstance(condition, Attack) and condition.crafted_on == "network":
                 return found

@@ -42,7 +42,9 @@ def read_reference(kept: Mapping[str, str], directories: Iterable[Path]) -> dict
         ValueError: where it is not found, or is not what was written; with how to go on.
     """
     path = Path(kept["file"])
-    places = list(dict.fromkeys([path.parent, *(directory.absolute() for directory in directories)]))
+    moved = [directory.absolute() for directory in directories]
+    # A run may have found its directory taken, and have written beside it.
+    places = list(dict.fromkeys([path.parent, *moved, *(place.with_name(path.parent.name) for place in moved)]))
     found = [place / path.name for place in places if (place / path.name).is_file()]
     for file in found:
         content = file.read_bytes()

@@ -118,7 +118,8 @@ class MonitoredRun:
         """
         session = self._session.state_dict()
         if self._directory is not None and self._settings.reference.kind == "init":
-            self._kept = self._kept or self._directory.keep(session["reference"])
+            if self._kept is None or not Path(self._kept["file"]).is_file():  # which somebody may have removed
+                self._kept = self._directory.keep(session["reference"])
             session["reference"] = self._kept or session["reference"]
         return {
             "history": self.history.to_state(),
@@ -139,7 +140,8 @@ class MonitoredRun:
         """Say each problem with all that it is about, the layers or else the measures."""
         about: dict[str, dict[str, None]] = {}
         for key, problem in problems.items():
-            about.setdefault(problem, {})[key.layer or key.name] = None
+            under = f" ({key.condition})" if key.layer and key.condition else ""
+            about.setdefault(problem, {})[f"{key.layer or key.name}{under}"] = None
         for problem, names in about.items():
             what = f"{', '.join(names)} {problem}"
             if self._settings.on_error == "raise":

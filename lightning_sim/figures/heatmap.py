@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,9 @@ def heatmap_figure(heatmap: Heatmap) -> Figure:
     return figure
 
 
+_DRAWING = threading.Lock()  # what is kept serves all threads
+
+
 def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     """The same for a dashboard, shape (height, width, 3), with values in the cells when there are at most 6 x 6.
 
@@ -71,11 +75,12 @@ def heatmap_pixels(heatmap: Heatmap) -> NDArray[np.uint8]:
     has_chance = heatmap.hatched is not None
     axes, drawn, background = _kept(*names, *_ends(heatmap), heatmap.axis_labels, _size(heatmap), has_chance)
     canvas: Any = axes.figure.canvas
-    _show(drawn, heatmap)
-    canvas.restore_region(background)
-    for artist in drawn:
-        axes.draw_artist(artist)
-    return np.array(canvas.buffer_rgba())[..., :3]
+    with _DRAWING:
+        _show(drawn, heatmap)
+        canvas.restore_region(background)
+        for artist in drawn:
+            axes.draw_artist(artist)
+        return np.array(canvas.buffer_rgba())[..., :3]
 
 
 @functools.lru_cache(maxsize=8)

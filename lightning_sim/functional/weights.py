@@ -196,10 +196,10 @@ def chain_alignment(chain: Sequence[Tensor], others: ChainKernels, *, center: bo
         products = (product.to(dtype) for product in _products(chain, center=center, basis=basis))
         while block := list(itertools.islice(products, _LAYERS)):
             own = torch.stack([_packed(product) for product in block])
-            norms = torch.stack([_norm(kernel) for kernel in own])
             kernels = own if turn is None else torch.stack([_packed(turn @ product) for product in block])
             parts = zip(*(torch.split(side, _ENTRIES, dim=1) for side in (kernels, others.kernels)), strict=True)
-            rows.append(torch.stack([widen(mine @ theirs.T) for mine, theirs in parts]).sum(0) / norms[:, None])
+            inner = torch.stack([widen(mine @ theirs.to(mine).T) for mine, theirs in parts]).sum(0)
+            rows.append(inner / torch.stack([_norm(kernel) for kernel in own])[:, None])
     matrix: Tensor = torch.cat(rows).clamp_max(1)
     return matrix
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._adapters import absent_adapters
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.record.key import Key
@@ -73,8 +74,14 @@ class Side:
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, copied to the CPU; the same on every rank."""
         given = self.runner.weights_of_all_ranks(self.live, self.weights)
-        own = (*self.live.named_parameters(), *self.live.named_buffers())
-        return {name: given.get(name, value).detach().to("cpu", copy=True) for name, value in own}
+        own = dict((*self.live.named_parameters(), *self.live.named_buffers()))
+        # Of a file without adapters, which are not run.
+        absent = set().union(*absent_adapters(self.live, self.weights).values()) if self.weights else set()
+        return {
+            name: given.get(name, value).detach().to("cpu", copy=True)
+            for name, value in own.items()
+            if name not in absent
+        }
 
     def kept(self, measure: Measure) -> Mapping[str, Tensor]:
         """What `Measure.keep` gives for this network, made once."""

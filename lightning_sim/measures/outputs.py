@@ -19,7 +19,7 @@ from lightning_sim.record.scale import Scale
 
 __all__ = ["ErrorConsistency", "OutputFunction", "output_statistics"]
 
-_MOST_NUMBERS = 2**25  # of pairs of samples times classes, beyond which their divergences take longer than the rest
+_MOST_NUMBERS = 2**25  # of pairs of samples, for divergences times classes, beyond which they cost more than the rest
 
 
 class OutputFunction(Measure):
@@ -158,7 +158,7 @@ def output_statistics(
 ) -> dict[str, float]:
     """What stands beside a mean over samples: its standard error, and what pairs of different samples would read."""
     found = {"standard_error": float(estimate(a, b, measure=measure).standard_error)}
-    if measure != "jsd" or len(a) * a.numel() <= _MOST_NUMBERS:
+    if len(a) ** 2 * (a.shape[1] if measure == "jsd" else 1) <= _MOST_NUMBERS:
         null = permutation_null(a, b, measure=measure)
         found |= {"chance_mean": null.mean, "chance_deviation": null.standard_deviation}
         found |= {"z": null.z, "p_value": null.p_value}

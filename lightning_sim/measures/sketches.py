@@ -131,11 +131,12 @@ class CenteredKernelAlignmentOfLayers(_OfSketches):
         values, errors, chance = (part.to("cpu").double().numpy() for part in found[:3])
         unbiased = np.argwhere(np.isfinite(values)).tolist() if pairs.estimator == "unbiased" else ()
         beside: dict[Place, Beside] = {(i, j): {"chance_deviation": chance[i, j]} for i, j in unbiased}
+        what = "ids" if xs[0].count == len(found.units) else "buckets (the id modulo their number)"
         for i, j in found.shares:
             beside.setdefault((i, j), {})["standard_error"] = errors[i, j]
             if pairs.estimator == "unbiased":
                 beside[i, j] |= _against_chance(xs[i], ys[j], values[i, j], chance[i, j])
-                beside[i, j] |= _carried(found.shares[i, j], found.units, beside[i, j]["z"])
+                beside[i, j] |= _carried(found.shares[i, j], found.units, beside[i, j]["z"], what)
         return values, beside
 
     def _of_pair(self, x: Any, y: Any, pairs: Pairs) -> float:
@@ -167,10 +168,11 @@ class NormalizedBuresSimilarityOfLayers(_OfSketches):
     def _of_the_same_samples(
         self, xs: Sequence[Any], ys: Sequence[Any], counterparts: Sequence[Place], pairs: Pairs
     ) -> tuple[NDArray[np.float64], dict[Place, Beside]]:
-        if self.standard_errors and list(counterparts) == [(0, 0)] and type(xs[0]) is type(ys[0]) is Sketch:
-            value, error = xs[0].estimate(ys[0], measure="nbs")
-            return np.array([[float(value)]]), {(0, 0): {"standard_error": float(error)}}
-        return super()._of_the_same_samples(xs, ys, counterparts, pairs)
+        values, beside = super()._of_the_same_samples(xs, ys, counterparts, pairs)
+        for i, j in counterparts if self.standard_errors else ():
+            if type(xs[i]) is type(ys[j]) is Sketch:
+                beside[i, j] = {"standard_error": float(xs[i].estimate(ys[j], measure="nbs").standard_error)}
+        return values, beside
 
 
 def _against_chance(x: Sketch, y: Sketch, value: float, deviation: float) -> Beside:
@@ -181,14 +183,14 @@ def _against_chance(x: Sketch, y: Sketch, value: float, deviation: float) -> Bes
     return {"chance_mean": 0.0, "chance_deviation": deviation, "z": found.z, "p_value": found.p_value}
 
 
-def _carried(shares: Tensor, units: Tensor, z: float) -> Beside:
-    """How many samples the value stands on, with a note where these are few."""
+def _carried(shares: Tensor, units: Tensor, z: float, what: str) -> Beside:
+    """How many samples the value stands on, with a note where these are few, which names them as `what`."""
     effective, ids, largest, twentieth = concentration(shares, units)
     found: Beside = {"effective_samples": effective, "largest_twentieth": twentieth}
     if twentieth > 0.5 and z >= 3:  # what chance explains is carried by nothing
         listed = ", ".join(f"{id_} ({share:.0%})" for id_, share in zip(ids, largest, strict=True))
         found["note"] = (
-            f"stands on few samples: a twentieth of them carries {twentieth:.0%} of it, the most the ids {listed}"
+            f"stands on few samples: a twentieth of them carries {twentieth:.0%} of it, the most the {what} {listed}"
         )
     return found
 

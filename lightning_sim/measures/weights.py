@@ -58,6 +58,7 @@ class WeightAlignment(Measure):
 
         Of the layers, some must be chosen.
         """
+        self._untrained = None  # of another network
         reason = self._find_chains(mine, theirs)
         self._of_chains = reason is None
         if reason is not None and self.name in pairs.optional:
@@ -183,7 +184,7 @@ class _Untrained:
     """
 
     def __init__(self, layers: Sequence[str], kernels: Tensor) -> None:
-        first, second = torch.triu_indices(len(kernels), len(kernels), 1)
+        first, second = torch.triu_indices(len(kernels), len(kernels), 1, device=kernels.device)
         products = torch.einsum("rlmn,slmn->rsl", kernels, kernels)[first, second]
         self.mean, self.squared, self.spread = kernels.mean(0), products.mean(0), products.std(0)
         shared = self.squared > 3 * self.spread / (len(kernels) / 2) ** 0.5

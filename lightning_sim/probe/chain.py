@@ -115,8 +115,8 @@ def _linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
 def _require_link(name: str, taken: Tensor, before: str, given: Tensor, others: Sequence[Tensor]) -> None:
     """Refuse a layer that takes anything but what the layer before gives, changed element by element."""
     # Products with powers of two are exact, so that those of a diagonal Jacobian are, too.
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(0, 8, taken.shape, generator=generator).exp2().to(taken)
+    generator = torch.Generator("cpu").manual_seed(0)
+    factors = torch.randint(0, 8, taken.shape, generator=generator, device="cpu").exp2().to(taken)
     derivative: Callable[[Tensor], Any] = partial(
         torch.autograd.grad, taken, [given, *others], retain_graph=True, allow_unused=True
     )

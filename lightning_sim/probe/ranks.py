@@ -100,9 +100,11 @@ def add_ranks(
         # Rank 0 always has samples, so that what it could not sketch, no rank could.
         found: list[Any] = [None] * dist.get_world_size()
         varying = set(snapshot.order) - snapshot.constant
-        dist.all_gather_object(found, (snapshot.problems, snapshot.gradient_problems, snapshot.output_problem, varying))
+        mine = snapshot.problems, snapshot.gradient_problems, snapshot.output_problem, varying, snapshot.constant
+        dist.all_gather_object(found, mine)
         snapshot.problems, snapshot.gradient_problems, snapshot.output_problem = {}, {}, None
-        for problems, gradient_problems, output_problem, varying in found:
+        snapshot.constant = set().union(*(constant for *_, constant in found))  # a rank may have had no samples
+        for problems, gradient_problems, output_problem, varying, _ in found:
             snapshot.constant -= varying
             snapshot.problems = problems | snapshot.problems
             snapshot.gradient_problems = gradient_problems | snapshot.gradient_problems

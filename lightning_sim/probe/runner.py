@@ -87,8 +87,7 @@ class ProbeRunner:
             return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
 
         with suppress(Exception):
-            snapshot = tried(_TRIED)
-            if not snapshot.problems and snapshot.output_problem is None:
+            if not (snapshot := tried(_TRIED)).problems and snapshot.output_problem is None:
                 return snapshot
         return tried(None)
 
@@ -102,8 +101,10 @@ class ProbeRunner:
 
         try:
             return found(_TRIED)
-        except RuntimeError:  # made for batches of another size
-            return found(None)
+        except ValueError as error:
+            if error.__cause__ is not None:  # as of networks made for batches of another size
+                return found(None)
+            raise
 
     def open_gate_kernels(
         self, network: nn.Module, layers: Sequence[str], weights: Mapping[str, Tensor] | None = None, **options: Any
@@ -217,8 +218,7 @@ class ProbeRunner:
 
     def _share(self, part: tuple[int, int] = (0, 1)) -> tuple[int, int]:
         """This rank's share of a part of the samples, as one of more ranks."""
-        index, count = part
-        return self.rank // self.replicas * count + index, self.world_size // self.replicas * count
+        return self.rank // self.replicas * part[1] + part[0], self.world_size // self.replicas * part[1]
 
     def _sum(
         self,

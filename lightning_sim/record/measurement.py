@@ -118,7 +118,9 @@ class SimilarityMatrix:
 
     def to_state(self) -> dict[str, Any]:
         """The matrix as strings, lists and tensors."""
-        chance = self.distinct_chance_deviations
+        chance: Any = self.distinct_chance_deviations
+        if chance is not None:
+            chance = torch.from_numpy(chance.copy()) if chance.ndim else float(chance)
         return {
             "measure": self.measure,
             "representation": self.representation,
@@ -126,7 +128,7 @@ class SimilarityMatrix:
             "columns": list(self.columns),
             "values": torch.from_numpy(self.values.copy()),
             "condition": self.condition,
-            "chance_deviations": None if chance is None else torch.tensor(chance) if chance.ndim else float(chance),
+            "chance_deviations": chance,
         }
 
     @classmethod
@@ -140,7 +142,7 @@ class SimilarityMatrix:
             tuple(state["columns"]),
             state["values"].cpu().numpy(),
             str(state.get("condition", "")),
-            None if chance is None else torch.as_tensor(chance).cpu().numpy(),
+            chance.cpu().numpy() if isinstance(chance, torch.Tensor) else chance,
         )
 
 

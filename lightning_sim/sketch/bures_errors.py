@@ -57,7 +57,15 @@ def bures_null(a: CenteredSums, b: CenteredSums, permutations: int) -> Null:
     if math.isnan(value):
         return null_of(value, math.nan, math.nan)
     x, y = _rows(a, b)
-    values = [bures_of_rows(x, y[order.to(y.device)]) for order in permuted(len(y), permutations)]
+
+    def of(y: Tensor) -> Tensor:
+        whole = bures_of_rows(x, y)
+        if not (a.is_folded or b.is_folded):
+            return whole
+        halves = zip(*(z.chunk(2, 1) if side.is_folded else (z, z) for side, z in ((a, x), (b, y))), strict=True)
+        return (2 * whole - sum(bures_of_rows(*pair) for pair in halves) / 2).clamp(0, 1)
+
+    values = [of(y[order.to(y.device)]) for order in permuted(len(y), permutations)]
     moments = torch.stack(values).to("cpu", torch.float64)
     return null_of(value, float(moments.mean()), float(moments.std()))
 

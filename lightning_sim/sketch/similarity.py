@@ -120,12 +120,13 @@ def alignments(
     most = 1 + _ROUNDING + slack[row_index][:, None] + slack[column_index][None, :]
     values = torch.where(values.abs() <= most, values.clamp(-1, 1), torch.nan)
     errors, influences, shares = torch.full_like(values, torch.nan), {}, {}
+    moved = [sketch.on(terms.own.device) for sketch in distinct] if of else distinct
     for (i, j), (x, y) in of.items():
         if bool(values[i, j].isnan()):
             continue
         influences[i, j] = influences_of(terms, x, y)
         shares[i, j] = terms.row_sums[x, y] / terms.row_sums[x, y].sum()
-        folds = fold_error(distinct, terms, x, y, float(values[i, j]))
+        folds = fold_error(moved, terms, x, y, float(values[i, j]))
         errors[i, j] = torch.sqrt(standard_error(influences[i, j]).square() + folds**2)
     chance = chance_deviations(terms, rows[0], row_index, column_index)
     units = torch.arange(rows[0].num_buckets, device="cpu") if terms.buckets is None else terms.buckets

@@ -223,6 +223,7 @@ def test_many_samples_lie_in_a_file(monkeypatch):
         SimilarityEngine(network, other, PROBE, **settings)
 
 
-def test_nothing_is_measured_under_conditions_by_measures_of_weights_alone():
-    engine = SimilarityEngine(new_network(), "init", PROBE, measures="fisher_rao_distance", conditions="fog")
-    assert set(engine.measure().values) == {"fisher_rao_distance", "seconds"}
+@pytest.mark.parametrize("measure", ["cka", "fisher_rao_distance"])
+def test_conditions_under_which_nothing_is_measured_are_refused(measure):
+    with pytest.raises(ValueError, match=r"nothing is measured under `conditions`.*layers_under_conditions=True"):
+        SimilarityEngine(new_network(), "init", PROBE, measures=measure, conditions="fog")

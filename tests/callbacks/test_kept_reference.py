@@ -1,12 +1,15 @@
 """The reference of a run lies once beside its record, and checkpoints say where."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_sim import SimilarityEngine, SimilarityMonitor
 
@@ -116,3 +119,41 @@ def test_a_loop_of_one_s_own_resumes_from_it(tmp_path):
     with SimilarityEngine(network, "init", state=state, **settings) as engine:
         assert engine.measure(epoch=1).values["cka/features/0"] < 0.9
         assert len(engine.history) == 2
+
+
+def test_a_run_whose_directory_was_taken_is_found_after_it_has_moved(tmp_path):
+    (tmp_path / "run" / "similarity").mkdir(parents=True)
+    (tmp_path / "run" / "similarity" / "record.jsonl").write_bytes(b"of another run")
+    checkpoint = trained(tmp_path, [whole := monitor(tmp_path)])
+    assert whole.directory.name == "similarity-1"
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    resumed = SimilarityMonitor(probe=PROBE, layers=["net.0", "net.3"])
+    path = tmp_path / "elsewhere" / "checkpoints" / checkpoint.name
+    fit([resumed], root=tmp_path, epochs=2, ckpt_path=path)
+    assert len(resumed.history) == 3
+
+
+def test_a_file_that_was_removed_is_written_with_the_next_checkpoint(tmp_path):
+    settings = {"probe": torch.randn(20, 6), "layers": "0", "measures": "cka", "directory": tmp_path}
+    network = nn.Sequential(nn.Linear(6, 4))
+    with SimilarityEngine(network, "init", **settings) as engine:
+        engine.measure()
+        file = Path(engine.state_dict()["session"]["reference"]["file"])
+        shutil.rmtree(tmp_path / "similarity")
+        assert not file.exists()
+        state = engine.state_dict()
+    assert Path(state["session"]["reference"]["file"]).is_file()
+
+
+def test_a_start_that_fails_leaves_the_run_as_it_was(tmp_path):
+    kept = monitor(tmp_path)
+    trainer, network = fit([kept], root=tmp_path, epochs=1)
+    loader = DataLoader(digits(0, 100), 50)
+    forward, kept.settings = kept.settings, replace(kept.settings, layers=("net.0", "absent"))
+    trainer.fit_loop.max_epochs = 2
+    with pytest.raises(ValueError, match="absent"):
+        trainer.fit(network, loader, DataLoader(digits(300, 420), 50))
+    kept.settings = forward
+    trainer.fit(network, loader, DataLoader(digits(300, 420), 50))
+    assert len(kept.history) == 3
+    assert kept.history.measurements[-1].values["cka/features/net.0"] < 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -263,3 +264,11 @@ def test_float32_of_deep_chains(widths: tuple[tuple[int, ...], ...]) -> None:
 def test_gradients_behind_many_inputs() -> None:
     parameters = [w.requires_grad_() for w in (*chain(12, 3, 2), *chain(12, 4, seed=1))]
     assert torch.autograd.gradcheck(lambda *w: weight_centered_kernel_alignment(w[:2], w[2:]), parameters)
+
+
+def test_chains_of_two_precisions():
+    draw = partial(torch.rand, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, b = [draw(8, 6), draw(6, 4)], [draw(8, 5), draw(5, 3)]
+    expected = weight_centered_kernel_alignment(a, b)
+    found = weight_centered_kernel_alignment(a, [weight.float() for weight in b])
+    assert torch.allclose(found, expected, atol=1e-6)

@@ -9,6 +9,7 @@ from torch import nn
 from lightning_sim import SimilarityEngine, compare_networks
 from lightning_sim.functional import carriers, estimate, permutation_null
 from lightning_sim.measures import NormalizedBuresSimilarityOfLayers
+from lightning_sim.measures.outputs import output_statistics
 from lightning_sim.record import Key, read_history
 
 SAMPLES = torch.randn(200, 12, generator=torch.Generator().manual_seed(5))
@@ -132,3 +133,26 @@ def test_every_cell_of_a_matrix_has_what_chance_would_give(folds):
                 assert matrix.chance_deviations[i, j] == pytest.approx(exact, rel=1e-3)  # of float16
     (biased,) = compare_networks(first, second, SAMPLES, estimator="biased", **settings).measurements[0].matrices
     assert biased.chance_deviations is None  # whose mean by chance is not 0
+
+
+def test_errors_of_nbs_beside_its_matrix():
+    first, second = networks()
+    measures = ("cka", NormalizedBuresSimilarityOfLayers(standard_errors=True))
+    history = compare_networks(
+        first, second, SAMPLES, measures=measures, matrices=("cka", "nbs"), layers=["0", "2"], progress=False
+    )
+    for layer in ("0", "2"):
+        with torch.no_grad():
+            x, y = (network[: int(layer) + 1](SAMPLES) for network in (first, second))
+        found = beside(history.measurements[0], Key("nbs", "features", layer))
+        expected = estimate(x, y, measure="nbs")
+        assert found == pytest.approx({"standard_error": float(expected.standard_error)}, rel=1e-4)
+        matrix = history.matrix("nbs")
+        place = matrix.rows.index(layer), matrix.columns.index(layer)
+        assert matrix.values[place] == pytest.approx(float(expected.value), abs=1e-6)
+
+
+def test_many_samples_are_not_paired_with_each_other():
+    logits = torch.randn(2, 6000, 3, generator=torch.Generator().manual_seed(0))
+    for measure in ("agreement", "jsd", "rank_correlation"):
+        assert output_statistics(measure, *logits).keys() == {"standard_error"}

@@ -307,3 +307,16 @@ def test_a_network_is_tried_on_a_few_samples_and_else_on_a_whole_batch(only, see
     tried = runner.try_first_batch(nn.Sequential(network), ["0"])
     assert list(tried.of("features")) == ["0"]
     assert network.seen == seen
+
+
+class InRows(nn.Sequential):
+    """Made for batches of 64."""
+
+    def forward(self, x):
+        return super().forward(x.view(64, -1))
+
+
+def test_a_chain_is_followed_on_a_whole_batch_where_that_is_needed():
+    runner = ProbeRunner(Probe(DataLoader(torch.randn(128, 5), 64), 128), lambda: Sketch(16, 16))
+    network = InRows(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert runner.find_chain(network) == ["0", "2"]
