@@ -202,14 +202,14 @@ class SimilarityMonitor(Callback):
         """Make the probe and the reference, and refuse what cannot work before the first step."""
         again = self._parties == (trainer, pl_module)
         before: dict[str, Any] = self._restored or (self.state_dict() if again else {})  # type: ignore[call-arg]  # wrapped
+        restored, self._restored = self._restored, None
         try:
             run = self._started(trainer, pl_module, before)
         except OtherComparisonError:
-            if self._restored:
+            if restored:
                 raise
             before = {}
             run = self._started(trainer, pl_module, before)
-        self._restored = None
         self._run, self.history, self._parties = run, run.history, (trainer, pl_module)
         if not before and trainer.global_step and self.settings.reference.kind == "init" and trainer.is_global_zero:
             self._reports.warn(
