@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,14 +32,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     The flags are set directly: `train()` on the root would thaw layers that the user froze, and networks that
     override it (to merge adapters, say) would do more than change a flag.
     """
-    flags = [(module, module.training) for module in network.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
+    with _off(network.modules(), "training"):
         yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def is_sharded(network: nn.Module) -> bool:
@@ -65,14 +59,21 @@ def on_device(network: nn.Module, device: torch.device) -> Iterator[None]:
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """No parameter gets a gradient from what is run inside; each gets its own flag back, also after an exception."""
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    with _off(network.parameters(), "requires_grad"):
+        yield
+
+
+@contextmanager
+def _off(holders: Iterable[object], flag: str) -> Iterator[None]:
+    """A flag of all these is False inside; each gets its own back."""
+    before = [(holder, getattr(holder, flag)) for holder in holders]
     try:
-        for parameter, _ in flags:
-            parameter.requires_grad = False
+        for holder, _ in before:
+            setattr(holder, flag, False)
         yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad = flag
+        for holder, value in before:
+            setattr(holder, flag, value)
 
 
 @contextmanager
