@@ -118,8 +118,7 @@ def add_ranks(
             }
             for representation in representations
         }
-        sketches = [sketch for of_layers in snapshot.sketches.values() for sketch in of_layers.values()]
-        all_reduce_sketches(sketches, device)
+        all_reduce_sketches(snapshot.all_sketches(), device)
         if num_logits is not None and snapshot.output_problem is None:
             snapshot.logits = _gather_logits(snapshot.logits, num_logits, device, replicas)
 

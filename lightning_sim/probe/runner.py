@@ -30,6 +30,7 @@ from lightning_sim.probe.shards import leave_out_parts, share_of_batches, substi
 from lightning_sim.probe.snapshot import Snapshot, take_snapshot
 from lightning_sim.probe.substitution import module_of
 from lightning_sim.sketch import Sketch
+from lightning_sim.sketch.leading_directions import SAMPLES
 
 __all__ = ["ProbeRunner", "Summed"]
 
@@ -144,21 +145,20 @@ class ProbeRunner:
         """
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
+            options: dict[str, Any] = {"representations": self.representations, "weights": weights}
+            narrow = recycled is not None and not any(sketch.is_folded for sketch in recycled.all_sketches())
+            if self._share()[1] > 1 and not narrow:  # every rank follows the directions that one process does
+                first = self.probe.first_batch(most=SAMPLES)
+                recycled = self._snapshot(network, layers, first, keep_logits=False, recycled=recycled, **options)
+                options["directions"] = recycled
             own = share_of_batches(self.probe, *self._share(), in_step=is_sharded(network))
-            batches = self._advancing(own, advance)
-            snapshot = self._snapshot(
-                network,
-                layers,
-                batches,
-                representations=self.representations,
-                keep_logits=keep_logits,
-                weights=weights,
-                recycled=recycled,
-                find_constant=find_constant,
-            )
+            options |= {"keep_logits": keep_logits, "recycled": recycled, "find_constant": find_constant}
+            snapshot = self._snapshot(network, layers, self._advancing(own, advance), **options)
         if self.world_size > 1:
             num_logits = self.probe.size if keep_logits else None
             add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits, self.replicas)
+        for sketch in snapshot.all_sketches():
+            sketch.directions = None  # they are as wide as the features
         return snapshot
 
     def mean(

@@ -71,6 +71,10 @@ class Snapshot:
         """Layer -> sketch of one representation; empty where there is none."""
         return self.sketches.get(representation, {})
 
+    def all_sketches(self) -> list[Sketch]:
+        """Of all representations and layers."""
+        return [sketch for of_layers in self.sketches.values() for sketch in of_layers.values()]
+
     def problem_of(self, layer: str, representation: str = "features") -> str | None:
         """Why a layer cannot be compared in this representation, in words that follow its name; None if it can."""
         found = self.not_sketched(layer, representation)
@@ -112,6 +116,7 @@ def take_snapshot(
     pool: str = "flatten",
     recycled: Snapshot | None = None,
     find_constant: bool = False,
+    directions: Snapshot | None = None,
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
 
@@ -131,6 +136,8 @@ def take_snapshot(
         pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
         recycled: an older snapshot, not needed any more, whose memory is used again.
         find_constant: note the layers that give the same for every sample, which waits for the device.
+        directions: a snapshot of the first samples, whose leading directions all ranks are to follow, instead of those
+            of their own first samples.
 
     Returns:
         The snapshot. Layers that cannot be sketched stand in its `problems`, by name.
@@ -167,7 +174,10 @@ def take_snapshot(
                 found = snapshot.of(kind).get(name)
                 if found is None:
                     older = None if recycled is None else recycled.of(kind).get(name)
+                    leading = None if directions is None else directions.of(kind).get(name)
+                    followed = leading.directions if leading is not None else "first" if directions is None else None
                     found = make_sketch() if older is None else older.clear()
+                    found.directions = followed
                     snapshot.sketches[kind][name] = found
                 if (add := REPRESENTATIONS[kind].update) is not None:
                     add(found, pooled, gradients, hashed(found, feature_ids, pooled.device))

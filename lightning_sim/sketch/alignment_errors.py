@@ -77,7 +77,8 @@ def fold_error(sketches: Sequence[CenteredSums], terms: HsicTerms, i: int, j: in
     for side in folded:
         other = j if side == i else i
         x, y = data[side], data[other]
-        columns = slice(None, None, max(1, x.shape[2] // _COLUMNS))
+        folds = x.shape[2] - sketches[side].num_directions  # coordinates are the same in both
+        columns = slice(None, folds, max(1, folds // _COLUMNS))
         scale = math.sqrt(float(terms.own[i] * terms.own[j]))
         parts = []
         for fold in range(2):
@@ -85,7 +86,7 @@ def fold_error(sketches: Sequence[CenteredSums], terms: HsicTerms, i: int, j: in
             across = _quadratic(x_c, y[rest % len(y)], terms, sketches, other, rest)
             own = _quadratic(x_c, x[rest], terms, sketches, side, rest)
             parts.append(across.double() / (2 * scale) - value * own.double() / (2 * float(terms.own[side])))
-        variance += column_variance(sketches[side], *parts) * x.shape[2] / len(parts[0])
+        variance += column_variance(sketches[side], *parts) * folds / len(parts[0])
     return math.sqrt(variance)
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_sim._arguments import check_integer
 from lightning_sim._centering import home_of_sums
-from lightning_sim.sketch.arguments import checked_rows, checked_sizes
-from lightning_sim.sketch.factors import (
-    add_factors,
-    factors_kept,
-    no_factors,
-    share_a_bucket,
-    tensor_sketched,
-)
+from lightning_sim.sketch.arguments import checked_batch, checked_sizes
+from lightning_sim.sketch.factors import add_factors, factors_kept, no_factors, share_a_bucket, tensor_sketched
 from lightning_sim.sketch.folding import fold, num_folds
 from lightning_sim.sketch.hashing import HashedSamples, hash_samples, sample_buckets, wrapped
+from lightning_sim.sketch.leading_directions import SAMPLES, LeadingDirections, leading_directions
 from lightning_sim.sketch.tensor_sketch import tensor_sketch
 
 if TYPE_CHECKING:
@@ -44,6 +39,8 @@ class BucketSums:
         self.count = 0
         self.fingerprint = 0
         self._sums: dict[str, Tensor] = {}
+        self.directions: LeadingDirections | Literal["first"] | None = None  #: "first": of the samples to come
+        self.num_directions = 0  #: whose coordinates are the last columns of both folds
         self.forget()
 
     def forget(self) -> None:
@@ -55,7 +52,8 @@ class BucketSums:
         self.raw_share = 1.0  #: norm of the data as they came next to the centred, likewise
         self._constant: tuple[Tensor | None] | None = None  # columns, if there are any
         self._occupied: Tensor | None = None
-        self.kept_cores: tuple[tuple[Any, ...], list[Tensor]] | None = None  #: for NBS, and of what they were made
+        #: for NBS, and of what they were made
+        self.kept_cores: tuple[tuple[Any, ...], list[tuple[Tensor, Tensor]]] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -73,38 +71,52 @@ class BucketSums:
             gradients: (b, ...) floating-point, flattened to (b, p_g), for the product kernel.
 
         Raises:
-            ValueError: when the shapes or dtypes are not these, the width changed since the last batch, or gradients
-                come now and did not before, or the other way round.
+            ValueError: when shapes or dtypes are not these, or widths or kinds not those of the batches before.
         """
-        features = self._checked(features, sample_ids, "features", self.width if self.count else 0)
+        hashes = self.num_buckets, self.seed
+        features = checked_batch(features, sample_ids, "features", self.width if self.count else 0, hashes)
         if gradients is not None:
-            gradients = self._checked(gradients, sample_ids, "gradients", self.gradient_width if self.count else 0)
+            width = self.gradient_width if self.count else 0
+            gradients = checked_batch(gradients, sample_ids, "gradients", width, hashes)
         if self.count and (gradients is not None) != (self.gradient_width > 0):
             had, has = ("with", "without") if self.gradient_width else ("without", "with")
             raise ValueError(f"a sketch is of one kind: it was updated {had} `gradients` so far, and now {has} them")
         if features.shape[0] == 0:
             return
+        if self.num_directions and self.directions is None:
+            raise ValueError(f"{self!r} is finished: what it needed to take more samples has been let go")
         self.allocate(features.shape[1], features.device, 0 if gradients is None else gradients.shape[1])
         self._known_problem = self.known_cka_problem = self._constant = self.kept_cores = None
         if isinstance(sample_ids, Tensor):
-            sample_ids = hash_samples(sample_ids, self.num_buckets, self.seed)
+            sample_ids = hash_samples(sample_ids, *hashes)
         with torch.inference_mode(False), torch.no_grad():
             if self.keeps_factors:
                 self._occupy(sample_ids.ids)
             if self.dtype == torch.float64:  # which the device of the features may not have
                 features = features.to(self.device)
                 gradients = None if gradients is None else gradients.to(self.device)
+            if not self.count and gradients is None:
+                self._find_directions(features[:SAMPLES])
             for rows, samples in sample_ids.to(self.device, self.dtype).blocks(_SAMPLES_PER_BLOCK):
                 self._add(features[rows], None if gradients is None else gradients[rows], samples)
         self.fingerprint = wrapped(self.fingerprint + sample_ids.fingerprint)
         self.count += features.shape[0]
+
+    def _find_directions(self, features: Tensor) -> None:
+        if self.directions == "first" or not self.is_folded:
+            how = self.num_projections, self.seed, self.dtype
+            self.directions = leading_directions(features, *how) if self.is_folded else None
+        self.num_directions = 0 if self.directions is None else len(self.directions)
 
     def _add(self, features: Tensor, gradients: Tensor | None, samples: HashedSamples) -> None:
         if gradients is not None and self.keeps_factors:
             features, gradients = (x.to(self.device, self.dtype) for x in (features, gradients))
             return add_factors(self._sums, features, gradients, samples)
         how = self.num_projections, self.seed, self.dtype
-        folds = fold(features, *how) if gradients is None else tensor_sketch(features, gradients, *how)
+        if isinstance(self.directions, LeadingDirections):
+            folds = self.directions.sketched(features)
+        else:
+            folds = fold(features, *how) if gradients is None else tensor_sketch(features, gradients, *how)
         folds = folds.to(self.device)
         self._sums["feature_sums"] += folds.sum(1, dtype=torch.float64)
         if samples.run is not None:
@@ -168,6 +180,7 @@ class BucketSums:
         for value in self._sums.values():
             value.zero_()
         self.count = self.fingerprint = 0
+        self.directions, self.num_directions = None, 0
         self.forget()
         return self
 
@@ -180,16 +193,14 @@ class BucketSums:
         self._require_same_hashes(other)
         if not other._sums:
             return
-        if self._sums and self.width != other.width:
+        mine, theirs = (self.width, self.gradient_width), (other.width, other.gradient_width)
+        if self._sums and mine != theirs:
             raise ValueError(
-                f"cannot merge sketches of features of width {self.width} and {other.width}: "
-                "they are not of the same layer"
+                "cannot merge sketches of different layers or kinds, of features and gradients (0: none) of the widths "
+                f"{mine} and {theirs}"
             )
-        if self._sums and self.gradient_width != other.gradient_width:
-            raise ValueError(
-                "cannot merge sketches of different kinds, or with gradients of different widths: "
-                f"{self.gradient_width} and {other.gradient_width} (0: without gradients)"
-            )
+        if (self.num_directions or other.num_directions) and self.directions is not other.directions:
+            raise ValueError("cannot merge sketches that follow different leading directions")
         self.allocate(other.width, other.device, other.gradient_width)
         added = other._sums
         if self.keeps_factors and not (other.keeps_factors and not share_a_bucket(self._sums, added)):
@@ -236,6 +247,7 @@ class BucketSums:
             "dtype": str(self.dtype).removeprefix("torch."),
             "width": self.width,
             "gradient_width": self.gradient_width,
+            "num_directions": self.num_directions,
             "factors": self.keeps_factors,
             "count": self.count,
             "fingerprint": self.fingerprint,
@@ -247,8 +259,8 @@ class BucketSums:
         """The sketch that `state_dict` was taken from, on the CPU."""
         dtype = {"float32": torch.float32, "float64": torch.float64}[state["dtype"]]
         sketch = cls._of_settings(state, dtype)
-        sketch.width, sketch.gradient_width = state["width"], state["gradient_width"]
-        sketch.count, sketch.fingerprint = state["count"], state["fingerprint"]
+        for name in ("width", "gradient_width", "count", "fingerprint", "num_directions"):
+            setattr(sketch, name, state.get(name, 0))  # of directions earlier versions knew nothing
         sketch._sums = dict(state["sums"])
         return sketch
 
@@ -283,18 +295,3 @@ class BucketSums:
         if not self.count:
             raise ValueError("the sketch holds no samples; update() it with some first")
         return self._sums
-
-    def _checked(self, values: Tensor, sample_ids: Tensor | HashedSamples, name: str, width: int) -> Tensor:
-        if isinstance(sample_ids, HashedSamples):
-            if (sample_ids.num_buckets, sample_ids.seed) != (self.num_buckets, self.seed):
-                raise ValueError(
-                    f"`sample_ids` were hashed for num_buckets={sample_ids.num_buckets}, seed={sample_ids.seed}, and "
-                    f"this sketch has {self.num_buckets} and {self.seed}"
-                )
-            sample_ids = sample_ids.ids
-        flat = checked_rows(values, sample_ids, name)
-        if width and flat.shape[1] != width:
-            raise ValueError(
-                f"`{name}` must keep their width: {width} so far, now {flat.shape[1]} (shape {tuple(values.shape)})"
-            )
-        return flat

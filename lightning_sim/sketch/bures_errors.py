@@ -39,7 +39,8 @@ def bures_estimate(a: CenteredSums, b: CenteredSums) -> Estimate:
         for index, side in enumerate((a, b)):
             if side.is_folded:
                 both = zip(columns[index].chunk(2), halves, strict=True)
-                variance += column_variance(side, *(2 * whole - half[1 + index] / 2 for whole, half in both))
+                parts = (2 * whole - half[1 + index] / 2 for whole, half in both)
+                variance += column_variance(side, *(part[: len(part) - side.num_directions] for part in parts))
     return Estimate(value, torch.sqrt(standard_error(samples).square() + variance).to(value.dtype))
 
 

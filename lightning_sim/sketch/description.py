@@ -88,6 +88,7 @@ def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: 
     """Tensors without memory, of the shapes and dtypes that the numbers in the description ask for."""
     known = BucketSums().state_dict()
     del known["sums"]
+    state.setdefault("num_directions", 0)  # which earlier versions did not know
     for name in sorted(known.keys() | state.keys()):
         value = state.get(name)
         if name not in known:
@@ -99,7 +100,8 @@ def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: 
             _require_64_bits(value, f"{where}.state.{name}")
     # Of factors, every bucket holds at most one sample. Means are divided in float64, which counts up to 2^53.
     most = state["num_buckets"] if state["factors"] else 2**53
-    for name, lowest, highest in (("count", 1, most), ("width", 1, 2**53), ("gradient_width", 0, 2**53)):
+    ranges = (("count", 1, most), ("width", 1, 2**53), ("gradient_width", 0, 2**53), ("num_directions", 0, 2**10))
+    for name, lowest, highest in ranges:
         if not lowest <= state[name] <= highest:
             raise BadFieldError(f"{where}.state.{name}", f"is {state[name]}, expected {lowest} to {highest}")
     try:

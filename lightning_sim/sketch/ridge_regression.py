@@ -97,6 +97,8 @@ def kernel_ridge_regression(features: Sketch, labels: Sketch, *, regularization:
         raise ValueError(f"`regularization` must be positive, got {regularization}")
     if type(features) is not Sketch or features.gradient_width:
         raise ValueError(f"`features` must be a Sketch made without gradients, got {features!r}")
+    if features.num_directions:
+        raise ValueError(f"`features` must be a Sketch of folds alone, as new samples will be folded, got {features!r}")
     features.require_comparable(labels)
     for sketch, name in ((features, "features"), (labels, "labels")):
         if (problem := sketch.problem()) is not None:

@@ -159,12 +159,17 @@ def normalized_bures_similarity(a: CenteredSums, b: CenteredSums) -> Tensor:
     dtype = a.dtype if len(weights) > 1 else torch.float64
     with full_precision(a.device):
         cores = zip(*(_cores(sketch, buckets, dtype, len(weights)) for sketch in (a, b)), strict=True)
-        values = [weight * nuclear_norm(x.T @ y).double() for weight, (x, y) in zip(weights, cores, strict=True)]
+        values = [
+            weight * nuclear_norm(x.T @ y).double() / (norm_x * norm_y)
+            for weight, ((x, norm_x), (y, norm_y)) in zip(weights, cores, strict=True)
+        ]
     return torch.stack(values).sum().clamp(0, 1).to(a.dtype)
 
 
-def _cores(sketch: CenteredSums, buckets: Tensor | None, dtype: torch.dtype, count: int) -> list[Tensor]:
-    """Data (M, c <= M) of norm 1, whose Grams are those of the sketch, kept where they cost a decomposition."""
+def _cores(
+    sketch: CenteredSums, buckets: Tensor | None, dtype: torch.dtype, count: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Data (M, c <= M) whose Grams are those of the sketch, and their norms; kept where they cost a decomposition."""
     if sketch.kept_cores is not None:
         (before, *how), kept = sketch.kept_cores
         same = before is None and buckets is None
@@ -174,10 +179,10 @@ def _cores(sketch: CenteredSums, buckets: Tensor | None, dtype: torch.dtype, cou
             return kept
     cores, decomposed = [], sketch.keeps_factors
     for data in _levels(sketch, buckets, dtype):
-        norm = torch.linalg.vector_norm(data, dtype=torch.float64).to(dtype)
+        norm = torch.linalg.vector_norm(torch.linalg.vector_norm(data, dim=1).double())
         # The cross-product has at most as many singular values as there are rows; a triangle gives them as well.
         wide = data.shape[1] > len(data)
-        cores.append((torch.linalg.qr(data.T, mode="r").R.T if wide else data) / norm)
+        cores.append((torch.linalg.qr(data.T, mode="r").R.T if wide else data, norm))
         decomposed |= wide
     cores *= count // len(cores)  # without folds they are all the same
     if sketch.keep_cores and decomposed:

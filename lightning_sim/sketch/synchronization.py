@@ -19,7 +19,7 @@ def all_reduce_sketches(
     """Replace every sketch, in place, by the sum of that sketch over the ranks of a process group.
 
     Every rank passes the same number of sketches in the same order; a rank that saw no samples passes empty ones.
-    Communicates the state (O(M k) per sketch) once, and four integers per sketch and rank before it.
+    Communicates the state (O(M k) per sketch) once, and six integers per sketch and rank before it.
 
     Args:
         sketches: one for each layer.
@@ -33,23 +33,26 @@ def all_reduce_sketches(
         return
     table = torch.tensor(
         [
-            [s.width, s.gradient_width, s.count > 0 and not s.keeps_factors, s.count, s.fingerprint]
+            [s.width, s.gradient_width, s.count > 0 and not s.keeps_factors, s.num_directions, s.count, s.fingerprint]
             for s in sketches
         ],
         dtype=torch.int64,
         device="cpu",
     )
     tables = _all_gather(table, device, group)
-    widths, gradient_widths, folded = tables.max(0).values[:, :3].unbind(1)
-    counts, fingerprints = tables.sum(0)[:, 3:].unbind(1)
+    widths, gradient_widths, folded, directions = tables.max(0).values[:, :4].unbind(1)
+    counts, fingerprints = tables.sum(0)[:, 4:].unbind(1)
     for index in range(len(sketches)):
         seen = sorted(set(tables[:, index, 0].tolist()) - {0})
         if len(seen) > 1:
             raise ValueError(f"the ranks saw features of different widths, {seen}, for sketch {index}")
+        if len({row[3] for row in tables[:, index].tolist() if row[4]}) > 1:
+            raise ValueError(f"the ranks follow different leading directions, for sketch {index}")
     present = [index for index in range(len(sketches)) if widths[index] > 0]
     for index in present:
         sketches[index].allocate(int(widths[index]), device, int(gradient_widths[index]))
         sketches[index].count, sketches[index].fingerprint = int(counts[index]), int(fingerprints[index])
+        sketches[index].num_directions = int(directions[index])
         if folded[index]:
             sketches[index].sketch_factors()
     _give_up_shared_buckets([sketches[index] for index in present if sketches[index].keeps_factors], group)

@@ -1,0 +1,58 @@
+"""The directions that the sketches of a pass follow are those of its first samples, on however many ranks it runs."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_sim.probe import Probe
+from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.sketch import Sketch
+from tests.processes import start_ranks
+
+WORLD = 3
+REPRESENTATIONS = ("features", "gradients", "elementwise")
+
+
+def taken(rank=0, world_size=1):
+    """The snapshot of a network with a wide layer, on 41 samples in batches of 16."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 300), nn.Tanh(), nn.Linear(300, 4))
+    probe = Probe(DataLoader(TensorDataset(torch.randn(41, 8)), batch_size=16), 41)
+    forward = lambda network, batch: network(batch[0])  # noqa: E731
+    options = {"representations": REPRESENTATIONS, "forward": forward}
+    runner = ProbeRunner(probe, partial(Sketch, 64, 64), rank=rank, world_size=world_size, **options)
+    snapshot = runner.snapshot(network, ["1"])
+    return runner.snapshot(network, ["1"], recycled=snapshot)
+
+
+def work(rank, world_size, results):
+    dist.init_process_group("gloo", init_method=f"file://{results}/rendezvous", rank=rank, world_size=world_size)
+    snapshot = taken(rank, world_size)
+    states = {name: snapshot.of(name)["1"].state_dict() for name in REPRESENTATIONS}
+    torch.save(states, f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ranks")
+    start_ranks(work, WORLD, path)
+    return path
+
+
+def test_all_ranks_follow_those_of_one_process(results):
+    expected = taken()
+    for rank in range(WORLD):
+        states = torch.load(results / f"{rank}.pt", weights_only=True)
+        for name in REPRESENTATIONS:
+            found, alone = Sketch.from_state_dict(states[name]), expected.of(name)["1"]
+            assert found.num_directions == alone.num_directions > 0
+            torch.testing.assert_close(found.kernel(), alone.kernel(), rtol=1e-4, atol=1e-5 * float(alone.scale) ** 2)
+
+
+def test_what_is_as_wide_as_the_features_is_let_go():
+    assert all(taken().of(name)["1"].directions is None for name in REPRESENTATIONS)
