@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._model_folder import weight_files
+from lightning_sim._sharded_folder import METADATA, read_shards
 
 __all__ = ["load_state_dict", "require_checkpoint"]
 
@@ -44,7 +45,8 @@ def require_checkpoint(path: Path) -> None:
     """
     if path.is_dir():
         for part in weight_files(path):
-            require_checkpoint(part)
+            if part.name != METADATA:
+                require_checkpoint(part)
         return
     if path.suffix not in _SUFFIXES:
         raise ValueError(
@@ -102,6 +104,8 @@ def _container(state: Mapping[Any, Any], path: Path) -> Any:
 
 
 def _read(path: Path) -> Any:
+    if path.name == METADATA:
+        return read_shards(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -141,6 +145,8 @@ def _refusal(path: Path, error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or "not enough memory" in text or "can't allocate memory" in text:
         return f"{path} asks for more memory than there is, or is damaged"
+    if isinstance(error, FileNotFoundError):
+        return f"{path} names {error.filename}, which is not there; {_AGAIN}"
     if path.suffix == ".safetensors":
         return f"{path} is not a readable safetensors file, its content is incomplete or damaged; {_AGAIN}"
     if "TorchScript" in text:

@@ -35,8 +35,8 @@ class Reference:
             - ``"init"``: the network as it is when training starts (on resume, as it was then);
             - ``"previous"``: the network at the measurement before;
             - the path of a Lightning checkpoint (``.ckpt``), of a state dict (``.safetensors``, ``.pt``, ``.pth``,
-              ``.bin``), or of a folder as Hugging Face libraries save it, of a network built like the monitored one or
-              like a part of it. Wrappers of the one or the other do not matter, adapters that the file lacks are not
+              ``.bin``), or of a folder as Hugging Face libraries save it, or torch.distributed.checkpoint (sharded ones
+              of Lightning), of a network built like the monitored one or like a part of it. Wrappers of the one or the other do not matter, adapters that the file lacks are not
               run, and only the weights that the chosen layers need must be there: without a head's, for instance, the
               outputs are not compared;
             - the path of a file of sketches (``.safetensors``), as ``SimilarityMonitor(save_sketches=True)`` or
@@ -183,7 +183,8 @@ def _require_values(module: nn.Module) -> None:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    for part in weight_files(path):
+    shards = sorted(path.glob("*.distcp"))  # of a folder whose metadata may be the same for other weights
+    for part in [*weight_files(path), *shards]:
         with part.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
