@@ -35,6 +35,7 @@ class Block(nn.Module):
 
 class Sharded(LightningModule):
     forwards = 0
+    beside = ()  # other networks, to be sharded as well
 
     def __init__(self):
         super().__init__()
@@ -51,6 +52,8 @@ class Sharded(LightningModule):
                 fully_shard(block, mesh=data)
         if data.size() > 1:
             fully_shard(self.net, mesh=data)
+            for module in self.beside:
+                fully_shard(module, mesh=data)
 
     def on_train_batch_start(self, batch, batch_idx):
         torch.manual_seed(self.global_step)  # as strategies seed anew, and resumed trainings begin elsewhere
@@ -95,6 +98,11 @@ class Whole(nn.Module):
         return self.net(x)
 
 
+def doubled(inputs):
+    """A condition of the samples."""
+    return 2 * inputs
+
+
 class KilledAfter(Callback):
     """Saves a checkpoint after the first epoch, and waits in the third for who kills it."""
 
@@ -118,6 +126,8 @@ def train(root, strategy, devices=1, monitored=True, epochs=2, resume=None, chec
     network = Sharded()
     if settings.get("reference") == "module":
         settings["reference"] = Whole()
+    if settings.pop("shard_reference", False):
+        network.beside = (settings["reference"].net[1], settings["reference"])
     settings = {"probe_choice": "first", "num_samples": SAMPLES, "probe": DataLoader(data(), BATCH)} | settings
     monitor = SimilarityMonitor(**settings)
     trainer = Trainer(

@@ -3,7 +3,6 @@
 import re
 import time
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
 from lightning_sim import read_history
 from tests.callbacks.launching import ranks
-from tests.callbacks.sharded_script import Whole, main, train
+from tests.callbacks.sharded_script import Whole, doubled, main, train
 from tests.test_examples import run
 
 SETUPS = {"fsdp2": (2, 1), "tensor parallel": (2, 2), "both": (4, 2)}
@@ -22,11 +21,17 @@ TRAININGS = {
     "folder": {},
     "previous": {"reference": "previous", "every_n_train_steps": 2},
     "module": {"reference": "module"},
+    "sharded module": {"reference": "module", "shard_reference": True},
+    "conditions": {
+        "conditions": {"doubled": doubled},
+        "layers_under_conditions": True,
+        "measures": ["cka", "agreement"],
+    },
     "gradients": {"reference": "module", "representations": ["features", "gradients"], "measures": ["cka"]},
     "between": {"layers": ["net.1.between"]},
     "weights": {"measures": ["cka", "wcka"]},
 }
-SEVERAL = ("init", "file", "folder", "previous", "module")
+SEVERAL = ("init", "file", "folder", "previous", "module", "sharded module", "conditions")
 MEASURED = [*((setup, name) for setup in SETUPS for name in SEVERAL), ("fsdp2", "gradients")]
 
 
@@ -131,9 +136,10 @@ def test_a_training_resumed_from_lightning_s_checkpoints_continues_its_record(tm
 
 
 def test_a_training_that_was_killed_continues_its_record_from_a_distributed_checkpoint(tmp_path):
-    unbroken = train(tmp_path, "auto", epochs=3, name="unbroken")["values"]
+    options = {"epochs": 3, "conditions": {"doubled": doubled}}
+    unbroken = train(tmp_path, "auto", name="unbroken", **options)["values"]
     root = tmp_path / "run"
-    with ranks(tmp_path, 2, 1, {"run": {"epochs": 3, "killed": True}}, run=main) as processes:
+    with ranks(tmp_path, 2, 1, {"run": options | {"killed": True}}, run=main) as processes:
         until = time.monotonic() + 60
         while len(list(root.glob("waits-*"))) < 2:
             assert time.monotonic() < until, "the processes do not get there"
@@ -141,7 +147,7 @@ def test_a_training_that_was_killed_continues_its_record_from_a_distributed_chec
         for process in processes:
             process.kill()
     assert len(read_history(root).measurements) == 3
-    for resumed in launched(tmp_path, 2, 1, {"run": {"epochs": 3, "resume": root / "saved.ckpt"}})["run"]:
+    for resumed in launched(tmp_path, 2, 1, {"run": options | {"resume": root / "saved.ckpt"}})["run"]:
         assert resumed["values"] == [pytest.approx(values, abs=1e-5) for values in unbroken]
     recorded = [m.values | {"seconds": 0} for m in read_history(root).measurements]
     assert recorded == [pytest.approx(values, abs=1e-5) for values in unbroken]
