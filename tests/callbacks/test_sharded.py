@@ -117,9 +117,9 @@ def test_gradients_of_split_layers_are_refused(sharded):
     assert all("under tensor parallelism" in rank for rank in sharded("tensor parallel")["gradients"])
 
 
-@pytest.mark.parametrize("name", ["init", "previous"])
-def test_nothing_is_said_but_by_the_monitor(sharded, name):
-    for monitored, plain in zip(sharded("fsdp2")[name], sharded("fsdp2")["plain"], strict=True):
+@pytest.mark.parametrize(("setup", "name"), MEASURED)
+def test_nothing_is_said_but_by_the_monitor(sharded, setup, name):
+    for monitored, plain in zip(sharded(setup)[name], sharded(setup)["plain"], strict=True):
         assert all(message.startswith("SimilarityMonitor: ") for message in monitored["said"] - plain["said"])
 
 
