@@ -14,6 +14,7 @@ from tests.callbacks.sharded_script import Whole, doubled, main, train
 from tests.test_examples import run
 
 SETUPS = {"fsdp2": (2, 1), "tensor parallel": (2, 2), "both": (4, 2)}
+CONDITIONS = {"conditions": {"doubled": doubled}, "layers_under_conditions": True}
 TRAININGS = {
     "plain": {"monitored": False},
     "init": {},
@@ -22,12 +23,9 @@ TRAININGS = {
     "previous": {"reference": "previous", "every_n_train_steps": 2},
     "module": {"reference": "module"},
     "sharded module": {"reference": "module", "shard_reference": True},
-    "conditions": {
-        "conditions": {"doubled": doubled},
-        "layers_under_conditions": True,
-        "measures": ["cka", "agreement"],
-    },
-    "gradients": {"reference": "module", "representations": ["features", "gradients"], "measures": ["cka"]},
+    "conditions": CONDITIONS | {"measures": ["cka", "agreement"]},
+    "gradients": CONDITIONS
+    | {"reference": "module", "representations": ["features", "gradients"], "measures": ["cka"]},
     "between": {"layers": ["net.1.between"]},
     "weights": {"measures": ["cka", "wcka"]},
 }
