@@ -145,8 +145,6 @@ def _refusal(path: Path, error: Exception) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or "not enough memory" in text or "can't allocate memory" in text:
         return f"{path} asks for more memory than there is, or is damaged"
-    if isinstance(error, FileNotFoundError):
-        return f"{path} names {error.filename}, which is not there; {_AGAIN}"
     if path.suffix == ".safetensors":
         return f"{path} is not a readable safetensors file, its content is incomplete or damaged; {_AGAIN}"
     if "TorchScript" in text:
@@ -160,6 +158,8 @@ def _refusal(path: Path, error: Exception) -> str:
             f"{path} was refused, because reading it would run code stored in it ({found[1]}). Only tensors and plain "
             f"values are read. If you trust the file, load it yourself and pass the network, or {_SAVE}"
         )
+    if path.name == METADATA:
+        return f"{path.parent} is a folder of shards that is damaged, or lacks some of its files; {_AGAIN}"
     with path.open("rb") as file:
         head = file.read(len(_ZIP))
         file.seek(max(0, path.stat().st_size - 2**17))

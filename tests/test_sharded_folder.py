@@ -47,41 +47,43 @@ def test_code_in_the_metadata_is_refused_and_not_run(tmp_path, within):
     assert not (tmp_path / "made").exists()
 
 
+def changed(folder, change):
+    """The folder with other metadata."""
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
 def test_code_in_the_shards_is_refused_and_not_run(tmp_path):
     folder = saved(tmp_path / "folder", {"weight": torch.ones(200)})
-    size = (folder / "__0_0.distcp").stat().st_size
     torch.save(Touch(tmp_path / "made"), folder / "__0_0.distcp")
-    with (folder / "__0_0.distcp").open("ab") as file:
-        file.truncate(size)
-    refusal(folder)
+    size = (folder / "__0_0.distcp").stat().st_size
+    changed(folder, lambda metadata: [vars(at).update(length=size) for at in metadata.storage_data.values()])
+    assert "would run code stored in it (posix.mkdir)" in refusal(folder)
     assert not (tmp_path / "made").exists()
 
 
-def changed(folder, **values):
-    """The folder with other values in what its metadata says of the weight."""
-    metadata = pickle.loads((folder / ".metadata").read_bytes())
-    for name, value in values.items():
-        setattr(metadata.state_dict_metadata["0.weight"], name, value)
-    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+def weight(**values):
+    """Other values in what the metadata says of the weight."""
+    return lambda folder: changed(folder, lambda m: vars(m.state_dict_metadata["0.weight"]).update(values))
+
+
+def cut(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-50])
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda folder: (folder / ".metadata").write_bytes((folder / ".metadata").read_bytes()[:-50]),
-        lambda folder: (folder / "__0_0.distcp").write_bytes((folder / "__0_0.distcp").read_bytes()[:-50]),
-        lambda folder: changed(folder, chunks=[]),
-        lambda folder: changed(folder, size=torch.Size([2, 3])),
-        lambda folder: changed(folder, size=torch.Size([8, 3])),
+        cut(".metadata"),
+        cut("__0_0.distcp"),
+        weight(chunks=[]),
+        weight(size=torch.Size([2, 3])),
+        weight(size=torch.Size([8, 3])),
+        lambda folder: (folder / "__0_0.distcp").unlink(),
     ],
 )
 def test_damaged_folders_are_refused(tmp_path, damage):
     folder = saved(tmp_path / "folder", network().state_dict())
     damage(folder)
-    assert "damaged" in refusal(folder)
-
-
-def test_a_file_that_is_missing_is_named(tmp_path):
-    folder = saved(tmp_path / "folder", network().state_dict())
-    (folder / "__0_0.distcp").unlink()
-    assert "__0_0.distcp, which is not there" in refusal(folder)
+    assert "is a folder of shards that is damaged, or lacks some of its files" in refusal(folder)
