@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,32 @@ def read_shards(metadata: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, described in stored.state_dict_metadata.items():
         *around, key = (stored.planner_data or {}).get(name, (name,))
-        if not hasattr(described, "chunks") or (around and str(around[0]).startswith("optim")):
-            continue
-        inside = found
-        for outer in around:
-            inside = inside.setdefault(outer, {})
-        inside[key] = whole = torch.empty(described.size, dtype=described.properties.dtype)
-        lacking = whole.numel()
-        for chunk in described.chunks:
-            at = places[name, chunk.offsets]
-            with (metadata.parent / Path(at.relative_path).name).open("rb") as file:  # and never elsewhere
-                file.seek(at.offset)
-                part: Tensor = torch.load(io.BytesIO(file.read(at.length)), map_location="cpu", weights_only=True)
-            for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
-                whole = whole.narrow(dim, start, length)
-            if part.shape != whole.shape:
-                raise ValueError(f"{name} has a part of another shape than its metadata says")
-            whole.copy_(part)
-            lacking, whole = lacking - part.numel(), inside[key]
-        if lacking:
-            raise ValueError(f"{name} lacks parts")
+        if hasattr(described, "chunks") and not (around and str(around[0]).startswith("optim")):
+            inside = found
+            for outer in around:
+                inside = inside.setdefault(outer, {})
+            inside[key] = _whole(described, {part: places[name, part.offsets] for part in described.chunks}, metadata)
     return found
+
+
+def _whole(described: Any, chunks: Mapping[Any, Any], metadata: Path) -> Tensor:
+    """A tensor put together from its chunks, which lie in these places."""
+    whole = torch.empty(described.size, dtype=described.properties.dtype)
+    lacking = whole.numel()
+    for chunk, at in chunks.items():
+        with (metadata.parent / Path(at.relative_path).name).open("rb") as file:  # and never elsewhere
+            file.seek(at.offset)
+            values: Tensor = torch.load(io.BytesIO(file.read(at.length)), map_location="cpu", weights_only=True)
+        part = whole
+        for dim, (start, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
+            part = part.narrow(dim, start, length)
+        if part.shape != values.shape:
+            raise ValueError("a chunk has another shape than the metadata says")
+        part.copy_(values)
+        lacking -= part.numel()
+    if lacking:
+        raise ValueError("chunks are missing")
+    return whole
 
 
 class _Stored:
@@ -64,7 +70,7 @@ class _Unpickler(pickle.Unpickler):
     """Finds stand-ins, tuples and dtypes, and no function or class of the names in the file."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = getattr(torch, name, None) if module == "torch" else None
+        found = vars(torch).get(name) if module == "torch" else None
         if isinstance(found, torch.dtype):
             return found
         if (module, name) == ("torch", "Size"):
