@@ -19,7 +19,7 @@ class Sharded(DigitsNetwork):
 
 def main(epochs: int = 2) -> None:
     seed_everything(0, verbose=False)
-    monitor = SimilarityMonitor("init")  # or the path of a checkpoint of the whole network
+    monitor = SimilarityMonitor("init")  # or the path of a checkpoint, whole or distributed
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, callbacks=[monitor], max_epochs=epochs)
     trainer.fit(Sharded(), digits_loader("training"), digits_loader("held-out"))

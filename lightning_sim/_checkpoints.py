@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._model_folder import weight_files
+from lightning_sim._sharded_folder import METADATA, read_shards
 
 __all__ = ["load_state_dict", "require_checkpoint"]
 
@@ -44,7 +45,8 @@ def require_checkpoint(path: Path) -> None:
     """
     if path.is_dir():
         for part in weight_files(path):
-            require_checkpoint(part)
+            if part.name != METADATA:
+                require_checkpoint(part)
         return
     if path.suffix not in _SUFFIXES:
         raise ValueError(
@@ -102,6 +104,8 @@ def _container(state: Mapping[Any, Any], path: Path) -> Any:
 
 
 def _read(path: Path) -> Any:
+    if path.name == METADATA:
+        return read_shards(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -154,6 +158,8 @@ def _refusal(path: Path, error: Exception) -> str:
             f"{path} was refused, because reading it would run code stored in it ({found[1]}). Only tensors and plain "
             f"values are read. If you trust the file, load it yourself and pass the network, or {_SAVE}"
         )
+    if path.name == METADATA:
+        return f"{path.parent} is a folder of shards that is damaged, or lacks some of its files; {_AGAIN}"
     with path.open("rb") as file:
         head = file.read(len(_ZIP))
         file.seek(max(0, path.stat().st_size - 2**17))

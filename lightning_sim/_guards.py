@@ -22,6 +22,7 @@ __all__ = [
     "substituted_buffers",
     "substituted_parameters",
     "uncompiled",
+    "whole",
 ]
 
 
@@ -40,6 +41,11 @@ def is_sharded(network: nn.Module) -> bool:
     """Whether its parameters are spread over ranks, by FSDP2 or tensor parallelism, and a forward is a collective."""
     spread = any(hasattr(value, "device_mesh") for value in network.parameters())
     return spread or any(hasattr(module, "reshard") for module in network.modules())  # gathered by now
+
+
+def whole(value: Tensor) -> Tensor:
+    """The value, gathered where it is in shards, which every rank must ask for at once."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 @contextmanager

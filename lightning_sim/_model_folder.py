@@ -1,9 +1,11 @@
-"""The files that hold a network's weights: the file itself, or those of a folder as Hugging Face libraries save it."""
+"""The files that hold a network's weights: the file itself, or those of a folder that says where they lie in it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from lightning_sim._sharded_folder import METADATA
 
 __all__ = ["weight_files"]
 
@@ -13,13 +15,15 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.s
 def weight_files(path: Path) -> list[Path]:
     """The file, or the files in a folder that together hold the weights; an index says which, where there are several.
 
+    Of a folder of shards it is the one that says where they lie.
+
     Raises:
         FileNotFoundError: when a file is missing that the index names.
         ValueError: when the folder holds no weights, or an index that cannot be read.
     """
     if not path.is_dir():
         return [path]
-    for name in _WEIGHTS:
+    for name in (METADATA, *_WEIGHTS):
         if (path / name).exists():
             return [path / name]
         if (path / f"{name}.index.json").exists():
@@ -31,8 +35,7 @@ def weight_files(path: Path) -> list[Path]:
         )
     raise ValueError(
         f"`reference` {str(path)!r} is a folder, and a checkpoint is one file, or a folder with {', '.join(_WEIGHTS)}; "
-        "those of a run lie in its folder checkpoints. Sharded checkpoints (DeepSpeed, FSDP) are made one file by "
-        "`python -m lightning.pytorch.utilities.consolidate_checkpoint FOLDER` or DeepSpeed's zero_to_fp32.py"
+        "those of a run lie in its folder checkpoints. DeepSpeed's are made one file by its zero_to_fp32.py"
     )
 
 

@@ -12,12 +12,14 @@ from torch import nn
 from lightning_sim._arguments import listed
 from lightning_sim._fitting import FittedWeights
 from lightning_sim._guards import is_sharded
+from lightning_sim.conditions.attacks import Attack
 from lightning_sim.matching import match_layers
 from lightning_sim.measures import Measure, Pairs, Side
 from lightning_sim.probe import Pairing, Snapshot, pair_layers, select_layers
 from lightning_sim.probe.gradients import logits_problem
 from lightning_sim.probe.layers import named_layers, plain_name
 from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.shards import splits_layers
 from lightning_sim.settings import Settings
 
 __all__ = ["choose", "listing", "refusal"]
@@ -83,8 +85,18 @@ def choose(
     Raises:
         ValueError: for what cannot be measured, with what can.
     """
-    if settings.conditions and (is_sharded(network) or is_sharded(other)):
-        raise ValueError("`conditions` need networks that are whole on every rank, not in shards: leave them out")
+    attacks = [name for name, condition in settings.conditions.items() if isinstance(condition, Attack)]
+    if attacks and (is_sharded(network) or is_sharded(other)):
+        raise ValueError(
+            f"attacks need networks that are whole on every rank, not in shards: leave out {listed(attacks)} from "
+            "`conditions`, of which corruptions and functions work"
+        )
+    if runner.replicas == 1 < runner.world_size and (splits_layers(network) or splits_layers(other)):
+        which = type(network if splits_layers(network) else other).__name__
+        raise ValueError(
+            f"{which} is tensor-parallel, and nothing says which ranks run the same batches; measure it with a "
+            "SimilarityMonitor under Lightning's ModelParallelStrategy"
+        )
     saved_layers = [] if saved is None else list(saved.of(settings.sketched[0]))
     pairing = _paired(settings, runner, network, other, saved, weights, before)
     mine = theirs = _tried(runner, network, pairing.layers, "the network")

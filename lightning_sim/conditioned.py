@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sim._guards import substituted_parameters
+from lightning_sim._guards import is_sharded, substituted_parameters
 from lightning_sim.conditions.attacks import Attack
 from lightning_sim.conditions.named import applied
 from lightning_sim.conditions.pixels import find_inputs, with_inputs
@@ -87,7 +87,7 @@ class Conditioned:
             theirs.snapshot.kept[_KEPT] = theirs.tensors()
         runner = self._runner
         with failing_together(runner.world_size, runner.device), isolated_random_state(runner.seed):
-            self._clean = list(runner.probe.batches(runner.rank, runner.world_size))
+            self._clean = list(runner.probe.batches(*runner.share()))
         for name, condition in self._conditions.items():
             try:
                 if not isinstance(condition, Attack):
@@ -192,12 +192,14 @@ class Conditioned:
         return found
 
     def _runner_on(self, batches: _Batches) -> ProbeRunner:
-        probe: Probe = self._runner.probe.with_batches(batches, self._runner.rank, self._runner.world_size)
+        probe: Probe = self._runner.probe.with_batches(batches, *self._runner.share())
         return replace(self._runner, probe=probe)
 
     def _weights(self, theirs: Side) -> Mapping[str, Tensor] | None:
         kept = theirs.snapshot.kept.get(_KEPT)
-        return None if kept is None else {name: value.to(self._runner.device) for name, value in kept.items()}
+        if kept is None or is_sharded(theirs.live):  # into which they are put from the CPU
+            return kept
+        return {name: value.to(self._runner.device) for name, value in kept.items()}
 
     def _their_layers(self) -> list[str]:
         return list(dict.fromkeys(self._pairs.layers.values()))

@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from lightning_sim.measures import DEFAULT_MEASURES, as_measures
 from lightning_sim.monitored_run import MonitoredRun
 from lightning_sim.probe.runner import ProbeRunner
-from lightning_sim.probe.shards import splits_layers
 from lightning_sim.record import Measurement, SimilarityHistory
 from lightning_sim.reference import Reference
 from lightning_sim.run_directory import checked_directory, checked_name
@@ -212,11 +211,6 @@ def _runner(settings: Settings, network: nn.Module) -> ProbeRunner:
     """Runs networks where the network's parameters are, each rank its share."""
     device = next((value.device for value in network.parameters()), torch.device("cpu"))
     several = distributed.is_available() and distributed.is_initialized()
-    if several and splits_layers(network):
-        raise ValueError(
-            f"{type(network).__name__} is tensor-parallel, and nothing says which ranks run the same batches; measure "
-            "it with a SimilarityMonitor under Lightning's ModelParallelStrategy"
-        )
     return settings.make_runner(
         settings.probe,
         device=device,

@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from lightning_sim._arguments import described, listed
 from lightning_sim._checkpoints import load_state_dict, require_checkpoint
 from lightning_sim._fitting import FittedWeights, fit_weights
+from lightning_sim._guards import whole
 from lightning_sim._model_folder import weight_files
 from lightning_sim.probe.samples import tensor_bytes
 from lightning_sim.probe.snapshot import Snapshot
@@ -34,11 +35,12 @@ class Reference:
 
             - ``"init"``: the network as it is when training starts (on resume, as it was then);
             - ``"previous"``: the network at the measurement before;
-            - the path of a Lightning checkpoint (``.ckpt``), of a state dict (``.safetensors``, ``.pt``, ``.pth``,
-              ``.bin``), or of a folder as Hugging Face libraries save it, of a network built like the monitored one or
-              like a part of it. Wrappers of the one or the other do not matter, adapters that the file lacks are not
-              run, and only the weights that the chosen layers need must be there: without a head's, for instance, the
-              outputs are not compared;
+            - the path of a Lightning checkpoint (``.ckpt``; also the folder of a distributed one), of a state dict
+              (``.safetensors``, ``.pt``, ``.pth``, ``.bin``), or of a folder as Hugging Face libraries or
+              torch.distributed.checkpoint save it, of a network built like the monitored one or like a part of it.
+              Wrappers of the one or the other do not matter, adapters that the file lacks are not run, and only the
+              weights that the chosen layers need must be there: without a head's, for instance, the outputs are not
+              compared;
             - the path of a file of sketches (``.safetensors``), as ``SimilarityMonitor(save_sketches=True)`` or
               :func:`lightning_sim.sketch.save_sketches` writes it: the reference's network is not needed;
             - an ``nn.Module`` or ``LightningModule``, of any architecture. It is run in evaluation mode and never
@@ -183,7 +185,8 @@ def _require_values(module: nn.Module) -> None:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    for part in weight_files(path):
+    shards = sorted(path.glob("*.distcp"))  # of a folder whose metadata may be the same for other weights
+    for part in [*weight_files(path), *shards]:
         with part.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -195,5 +198,5 @@ def _sha256_of_weights(module: nn.Module) -> str:
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(name.encode())
-            digest.update(tensor_bytes(value))
+            digest.update(tensor_bytes(whole(value)))
     return digest.hexdigest()

@@ -131,7 +131,7 @@ def test_archives_of_other_programs_are_named(tmp_path):
 
 def test_paths_that_are_no_files_are_named(tmp_path):
     (tmp_path / "sharded.ckpt").mkdir()
-    with pytest.raises(ValueError, match=r"is a folder.*consolidate_checkpoint"):
+    with pytest.raises(ValueError, match=r"is a folder.*zero_to_fp32"):
         Reference(tmp_path / "sharded.ckpt")
     (tmp_path / "loop.ckpt").symlink_to(tmp_path / "loop.ckpt")
     with pytest.raises(FileNotFoundError, match="link that leads nowhere"):

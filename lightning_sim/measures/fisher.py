@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lightning_sim._guards import is_sharded
 from lightning_sim.functional import task2vec_similarity
 from lightning_sim.measures.measure import Measure, Pairs, Side, Values
 from lightning_sim.probe.fisher import floating_parameters, summed_diagonals, summed_lengths
@@ -25,7 +26,9 @@ class FisherRaoNorm(Measure):
     scale = Scale(low=0, group="parameters")
 
     def refuse(self, mine: Side, theirs: Side, pairs: Pairs) -> str | None:
-        """The network must give logits, and have forward derivatives."""
+        """The network must be whole on every rank, give logits, and have forward derivatives."""
+        if is_sharded(mine.live):
+            return "needs whole weights, which are sharded over the ranks"
         _try_first(summed_lengths, mine)
         return None
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sim._adapters import absent_adapters
+from lightning_sim._guards import whole
 from lightning_sim.probe.runner import ProbeRunner
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.record.key import Key
@@ -78,7 +79,7 @@ class Side:
         # Of a file without adapters, which are not run.
         absent = set().union(*absent_adapters(self.live, self.weights).values()) if self.weights else set()
         return {
-            name: given.get(name, value).detach().to("cpu", copy=True)
+            name: whole(given.get(name, value)).detach().to("cpu", copy=True)
             for name, value in own.items()
             if name not in absent
         }

@@ -84,7 +84,7 @@ class ProbeRunner:
             raise ValueError(f"{', '.join(lazy)} would be made by its first batch; run it on one before the training")
 
         def tried(most: int | None) -> Snapshot:
-            batches = self.probe.first_batch(self._share()[1], most=most)
+            batches = self.probe.first_batch(self.share()[1], most=most)
             return self._snapshot(network, layers, batches, representations=("features",), weights=weights)
 
         with suppress(Exception):
@@ -97,7 +97,7 @@ class ProbeRunner:
 
         def found(most: int | None) -> list[str]:
             with self._untraced(network, {}):
-                _, batch = next(self.probe.first_batch(self._share()[1], most=most))
+                _, batch = next(self.probe.first_batch(self.share()[1], most=most))
                 return find_chain(network, self.prepare(network, batch), self._forward_in_context)
 
         try:
@@ -114,7 +114,7 @@ class ProbeRunner:
         weights = self.weights_of_all_ranks(network, weights)
         modules = list(dict.fromkeys(module_of(layer)[0] for layer in layers))
         with self._untraced(network, weights):
-            batch = self.prepare(network, next(self.probe.first_batch(self._share()[1]))[1])
+            batch = self.prepare(network, next(self.probe.first_batch(self.share()[1]))[1])
             options |= {"layers": modules, "strict": False, "forward": self.forward, "weights": weights}
             return open_gate_kernels(network, batch, **options)
 
@@ -147,11 +147,11 @@ class ProbeRunner:
         with failing_together(self.world_size, self.device):
             options: dict[str, Any] = {"representations": self.representations, "weights": weights}
             narrow = recycled is not None and not any(sketch.is_folded for sketch in recycled.all_sketches())
-            if self._share()[1] > 1 and not narrow:  # every rank follows the directions that one process does
+            if self.share()[1] > 1 and not narrow:  # every rank follows the directions that one process does
                 first = self.probe.first_batch(most=SAMPLES)
                 recycled = self._snapshot(network, layers, first, keep_logits=False, recycled=recycled, **options)
                 options["directions"] = recycled
-            own = share_of_batches(self.probe, *self._share(), in_step=is_sharded(network))
+            own = share_of_batches(self.probe, *self.share(), in_step=is_sharded(network))
             options |= {"keep_logits": keep_logits, "recycled": recycled, "find_constant": find_constant}
             snapshot = self._snapshot(network, layers, self._advancing(own, advance), **options)
         if self.world_size > 1:
@@ -191,7 +191,7 @@ class ProbeRunner:
         """
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
-            batches = self.probe.batches(*self._share(part), one_by_one=one_by_one)
+            batches = self.probe.batches(*self.share(part), one_by_one=one_by_one)
             total = self._sum(network, summed, self._advancing(batches, advance), weights, beside)
         if self.world_size > 1:
             add_sums(total)
@@ -201,7 +201,7 @@ class ProbeRunner:
         self, network: nn.Module, summed: Summed, *, one_by_one: bool = False, beside: nn.Module | None = None
     ) -> None:
         """Run what `mean` is to run on the first batch alone, the same on every rank."""
-        batches = self.probe.first_batch(self._share()[1], one_by_one=one_by_one)
+        batches = self.probe.first_batch(self.share()[1], one_by_one=one_by_one)
         self._sum(network, summed, batches, {}, beside)
 
     def weights_of_all_ranks(
@@ -214,9 +214,9 @@ class ProbeRunner:
 
     def num_batches(self, *, one_by_one: bool = False, part: tuple[int, int] = (0, 1)) -> int:
         """How many batches this rank runs in one pass."""
-        return self.probe.num_batches(*self._share(part), one_by_one=one_by_one)
+        return self.probe.num_batches(*self.share(part), one_by_one=one_by_one)
 
-    def _share(self, part: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    def share(self, part: tuple[int, int] = (0, 1)) -> tuple[int, int]:
         """This rank's share of a part of the samples, as one of more ranks."""
         return self.rank // self.replicas * part[1] + part[0], self.world_size // self.replicas * part[1]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sim._guards import substituted_parameters
+from lightning_sim._guards import substituted_parameters, whole
 from lightning_sim.probe.capture import capture_outputs
 from lightning_sim.probe.forward import find_logits, without_logits
 from lightning_sim.probe.gradients import Objective, differentiable, expected_loss, gradients_at
@@ -246,8 +246,7 @@ def take_snapshot(
 
 def _keep_logits(output: Any, ids: Tensor, mask: Tensor | None, logits: list[Tensor], snapshot: Snapshot) -> None:
     found = find_logits(output)
-    if found is not None and hasattr(found, "full_tensor"):
-        found = found.full_tensor()
+    found = None if found is None else whole(found)
     problem = without_logits(output) if found is None else _problem(found, ids)
     if problem is None and found is not None and found.ndim == 3:
         # Of a language model, what follows each sample: all positions of a large vocabulary could not be kept.

@@ -1,11 +1,13 @@
 """Run by the tests in several processes: a monitored training of a network whose weights are sharded over them."""
 
 import random
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -33,6 +35,7 @@ class Block(nn.Module):
 
 class Sharded(LightningModule):
     forwards = 0
+    beside = ()  # other networks, to be sharded as well
 
     def __init__(self):
         super().__init__()
@@ -49,9 +52,11 @@ class Sharded(LightningModule):
                 fully_shard(block, mesh=data)
         if data.size() > 1:
             fully_shard(self.net, mesh=data)
+            for module in self.beside:
+                fully_shard(module, mesh=data)
 
-    def on_train_epoch_start(self):
-        torch.manual_seed(self.current_epoch)  # as strategies seed anew, and resumed trainings begin elsewhere
+    def on_train_batch_start(self, batch, batch_idx):
+        torch.manual_seed(self.global_step)  # as strategies seed anew, and resumed trainings begin elsewhere
 
     def forward(self, x):
         self.forwards += not self.training
@@ -93,13 +98,36 @@ class Whole(nn.Module):
         return self.net(x)
 
 
-def train(root, strategy, devices=1, monitored=True, epochs=2, resume=None, checkpoint=None, **settings):
+def doubled(inputs):
+    """A condition of the samples."""
+    return 2 * inputs
+
+
+class KilledAfter(Callback):
+    """Saves a checkpoint after the first epoch, and waits in the third for who kills it."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.root / "saved.ckpt")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 2:
+            (self.root / f"waits-{trainer.global_rank}").touch()
+            time.sleep(600)
+
+
+def train(root, strategy, devices=1, monitored=True, epochs=2, resume=None, checkpoint=None, killed=False, **settings):
     """What was measured, and all that a rank holds after a training."""
     torch.set_num_threads(1)
     seed_everything(1, verbose=False)
     network = Sharded()
     if settings.get("reference") == "module":
         settings["reference"] = Whole()
+    if settings.pop("shard_reference", False):
+        network.beside = (settings["reference"].net[1], settings["reference"])
     settings = {"probe_choice": "first", "num_samples": SAMPLES, "probe": DataLoader(data(), BATCH)} | settings
     monitor = SimilarityMonitor(**settings)
     trainer = Trainer(
@@ -107,7 +135,7 @@ def train(root, strategy, devices=1, monitored=True, epochs=2, resume=None, chec
         accelerator="cpu",
         devices=devices,
         strategy=strategy,
-        callbacks=[monitor] if monitored else [],
+        callbacks=[monitor] * monitored + [KilledAfter(root)] * killed,
         use_distributed_sampler=False,  # all ranks train on all samples, as one process does
         default_root_dir=root,
         logger=False,

@@ -1,28 +1,36 @@
 """Networks whose weights are sharded over the ranks: FSDP2, tensor parallelism and both, by gloo processes."""
 
 import re
+import time
 from functools import cache
 
 import pytest
 import torch
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
 
+from lightning_sim import read_history
 from tests.callbacks.launching import ranks
-from tests.callbacks.sharded_script import Whole, main, train
+from tests.callbacks.sharded_script import Whole, doubled, main, train
 from tests.test_examples import run
 
 SETUPS = {"fsdp2": (2, 1), "tensor parallel": (2, 2), "both": (4, 2)}
+CONDITIONS = {"conditions": {"doubled": doubled}, "layers_under_conditions": True}
 TRAININGS = {
     "plain": {"monitored": False},
     "init": {},
     "file": {},
+    "folder": {},
     "previous": {"reference": "previous", "every_n_train_steps": 2},
     "module": {"reference": "module"},
-    "gradients": {"reference": "module", "representations": ["features", "gradients"], "measures": ["cka"]},
+    "sharded module": {"reference": "module", "shard_reference": True},
+    "conditions": CONDITIONS | {"measures": ["cka", "agreement"]},
+    "gradients": CONDITIONS
+    | {"reference": "module", "representations": ["features", "gradients"], "measures": ["cka"]},
     "between": {"layers": ["net.1.between"]},
     "weights": {"measures": ["cka", "wcka"]},
 }
-SEVERAL = [(setup, name) for setup in ("fsdp2", "tensor parallel") for name in ("init", "file", "previous", "module")]
-MEASURED = [*SEVERAL, ("fsdp2", "gradients"), ("both", "file")]
+SEVERAL = ("init", "file", "folder", "previous", "module", "sharded module", "conditions")
+MEASURED = [*((setup, name) for setup in SETUPS for name in SEVERAL), ("fsdp2", "gradients")]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +47,28 @@ def sharded(file, tmp_path_factory):
 
     @cache
     def trained(setup):
-        names = ["plain", "file"] if setup == "both" else list(TRAININGS)
-        return launched(tmp_path_factory.mktemp("sharded"), *SETUPS[setup], {name: TRAININGS[name] for name in names})
+        root = tmp_path_factory.mktemp("sharded")
+        folder = {"plain": {"checkpoint": root / "shards"}, "folder": {"reference": root / "shards"}}
+        names = ["plain", *SEVERAL] if setup == "both" else TRAININGS
+        trainings = {name: TRAININGS[name] | folder.get(name, {}) for name in names}
+        return launched(root, *SETUPS[setup], trainings) | {"root": root}
 
     return trained
 
 
 @pytest.fixture(scope="module")
-def one(file, tmp_path_factory):
-    """training -> what one process found."""
-    return cache(lambda name: train(tmp_path_factory.mktemp("one"), "auto", **TRAININGS[name]))
+def one(sharded, tmp_path_factory):
+    """setup and training -> what one process found, by the whole weights of what is sharded there."""
+
+    @cache
+    def trained(setup, name):
+        root, options = tmp_path_factory.mktemp("one"), {}
+        if name == "folder":
+            torch.save(_load_distributed_checkpoint(sharded(setup)["root"] / "shards"), root / "whole.ckpt")
+            options = {"reference": root / "whole.ckpt"}
+        return train(root, "auto", **TRAININGS[name] | options)
+
+    return lambda setup, name: trained(setup if name == "folder" else None, name)
 
 
 def launched(root, devices, tensor_parallel, trainings):
@@ -61,7 +81,7 @@ def launched(root, devices, tensor_parallel, trainings):
 
 @pytest.mark.parametrize(("setup", "name"), MEASURED)
 def test_every_rank_has_the_values_of_one_process(sharded, one, setup, name):
-    expected = one(name)["values"]
+    expected = one(setup, name)["values"]
     assert len(expected) >= 2
     for rank in sharded(setup)[name]:
         assert len(rank["values"]) == len(expected)
@@ -96,9 +116,9 @@ def test_gradients_of_split_layers_are_refused(sharded):
     assert all("under tensor parallelism" in rank for rank in sharded("tensor parallel")["gradients"])
 
 
-@pytest.mark.parametrize("name", ["init", "previous"])
-def test_nothing_is_said_but_by_the_monitor(sharded, name):
-    for monitored, plain in zip(sharded("fsdp2")[name], sharded("fsdp2")["plain"], strict=True):
+@pytest.mark.parametrize(("setup", "name"), MEASURED)
+def test_nothing_is_said_but_by_the_monitor(sharded, setup, name):
+    for monitored, plain in zip(sharded(setup)[name], sharded(setup)["plain"], strict=True):
         assert all(message.startswith("SimilarityMonitor: ") for message in monitored["said"] - plain["said"])
 
 
@@ -112,6 +132,25 @@ def test_a_training_resumed_from_lightning_s_checkpoints_continues_its_record(tm
     for resumed in (*found["distributed"], *found["whole"]):
         assert len(one["values"]) == 3
         assert resumed["values"] == [pytest.approx(values, abs=1e-5) for values in one["values"]]
+
+
+def test_a_training_that_was_killed_continues_its_record_from_a_distributed_checkpoint(tmp_path):
+    options = {"epochs": 3, "conditions": {"doubled": doubled}}
+    unbroken = train(tmp_path, "auto", name="unbroken", **options)["values"]
+    root = tmp_path / "run"
+    with ranks(tmp_path, 2, 1, {"run": options | {"killed": True}}, run=main) as processes:
+        until = time.monotonic() + 60
+        while len(list(root.glob("waits-*"))) < 2:
+            assert time.monotonic() < until, "the processes do not get there"
+            time.sleep(0.1)
+        for process in processes:
+            process.kill()
+    assert len(read_history(root).measurements) == 3
+    for resumed in launched(tmp_path, 2, 1, {"run": options | {"resume": root / "saved.ckpt"}})["run"]:
+        assert resumed["values"] == [pytest.approx(values, abs=1e-5) for values in unbroken]
+    recorded = [m.values | {"seconds": 0} for m in read_history(root).measurements]
+    assert recorded == [pytest.approx(values, abs=1e-5) for values in unbroken]
+    assert {path.name for path in (root / "similarity").iterdir()} >= {"record.jsonl", "record-1.jsonl"}
 
 
 def test_the_example(tmp_path):
