@@ -1,4 +1,4 @@
-"""Which measure of similarity says how far two networks agree, clean, corrupted and attacked? Figure 3 of the wCKA paper.
+"""Which similarity says how far networks agree, clean, corrupted and attacked? Figure 3 of the wCKA paper.
 
 The protocol, fixed before the first run; which correlation is found depends on the pool of networks:
 
