@@ -37,7 +37,7 @@ def test_every_script_is_run_here():
 
 def test_intervals_see_that_pairs_share_networks(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "papers")
-    over_networks = __import__("material").over_networks
+    correlated = __import__("material").correlated
     monkeypatch.delitem(sys.modules, "material")
     pairs = list(itertools.combinations(range(12), 2))
     ends, covered = np.array(pairs), np.zeros(2)
@@ -45,7 +45,7 @@ def test_intervals_see_that_pairs_share_networks(monkeypatch):
         draw = np.random.default_rng(seed)
         networks, own = draw.standard_normal((2, 12)), draw.standard_normal((2, 66))
         a, b = networks[:, ends[:, 0]] + networks[:, ends[:, 1]] + own / 2  # unrelated
-        value, low, high = over_networks(torch.tensor(a), torch.tensor(b), pairs)
+        value, low, high = correlated(torch.tensor(a), torch.tensor(b), pairs)
         covered += low < 0 < high, abs(math.atanh(value)) < 1.96 / math.sqrt(63)
     assert covered[0] >= 90
     assert covered[1] < 75  # as if pairs were independent
@@ -63,6 +63,7 @@ def test_layer_identification(tmp_path):
     found = {row[0]: number(row[2]) for row in linear + others}
     assert len(found) == 13
     assert found["CKA linear, unbiased"] > 20 >= found["CCA, mean"]  # which is chance
+    assert {row[4] for row in others if row[0].startswith("SVCCA")} == {"96"}  # more than components
 
 
 def test_wcka_calibration(tmp_path):
@@ -107,7 +108,7 @@ def test_features_and_gradients(tmp_path):
 
 
 def test_agreement_under_corruption(tmp_path):
-    *conditions, correlations = tables("agreement_under_corruption", tmp_path)
+    *conditions, correlations, leads = tables("agreement_under_corruption", tmp_path)
     for rows in conditions:
         assert [row[0] for row in rows[:1] + rows[-1:]] == ["clean", "pgd"]
         accuracy, agreement = ({row[0]: number(row[column]) for row in rows} for column in (1, 2))
@@ -117,10 +118,13 @@ def test_agreement_under_corruption(tmp_path):
     assert [row[:2] for row in correlations] == [
         [pool, measure] for pool in ("seeds", "budgets") for measure in ("CKA", "dCKA", "NBS, Procrustes", "wCKA")
     ]
-    for row in correlations:
-        for cell in row[3:]:
+    for row in [row[1:] for row in correlations] + leads:
+        for cell in row[2:]:
             value, low, high = (float(part.strip("[],")) for part in cell.split())
-            assert -1 <= low < value < high <= 1
+            assert low < value < high
+    clean = {tuple(row[:2]): number(row[3]) for row in correlations}
+    for pool, measure, lead, *_ in leads:
+        assert abs(number(lead) - clean[pool, measure] + clean[pool, "wCKA"]) < 0.02
 
 
 def test_stitching(tmp_path):
@@ -143,3 +147,5 @@ def test_policies(tmp_path):
     for row in rows:
         value, low, high = (float(part.strip("[],")) for part in row[3].split())
         assert -1 <= low < value < high <= 1
+        independent = [math.tanh(math.atanh(value) + sign * 1.96 / math.sqrt(15 - 3)) for sign in (-1, 1)]
+        assert max(abs(low - independent[0]), abs(high - independent[1])) > 0.03  # pairs share agents

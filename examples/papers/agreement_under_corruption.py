@@ -10,7 +10,8 @@ The protocol, fixed before the first run; which correlation is found depends on 
   function, sqrt(2 - 2 NBS), so that their ranks are the same) and dCKA; and wCKA of the whole network, from weights
   alone: the paper's for the dense chains, with open gates for the others;
 - rank correlation over pairs of similarity and agreement, "corrupted" and "attacked" for its mean over these.
-  Intervals are by the jackknife over networks, since pairs share them.
+  Intervals are by the jackknife over networks, since pairs share them. Added after the first run: by how much other
+  measures correlate more than wCKA.
 
 What agreement on one half of the images says of that on the other is as much as any measure can be asked to say.
 
@@ -34,12 +35,14 @@ from material import (
     Pairs,
     Samples,
     cifar10,
+    correlated,
     dense,
     digits,
     features,
     mnist,
     over_networks,
     run,
+    spearman,
     table,
     tiny10,
     trained,
@@ -110,7 +113,6 @@ def report(logits: dict[str, list[Tensor]], labels: Tensor, pairs: Pairs) -> dic
         ]
         agreements[condition] = torch.stack([value for value, _ in found]).double()
         error = statistics.mean(float(error) for _, error in found)
-        value, low, high = over_networks(*halves, pairs)
         rows.append(
             [
                 condition,
@@ -118,11 +120,20 @@ def report(logits: dict[str, list[Tensor]], labels: Tensor, pairs: Pairs) -> dic
                 f"{spread(agreements[condition].tolist())} ± {error:.3f}",
                 statistics.mean(chance),
                 spread([kappa for kappa in kappas if kappa == kappa]),
-                f"{value:.2f} [{low:.2f}, {high:.2f}]",
+                interval(correlated(*halves, pairs)),
             ]
         )
     table(("condition", "accuracy", "agreement", "by chance", "error consistency", "halves of the images"), rows)
     return agreements
+
+
+def lead(a: Tensor, b: Tensor, of: Tensor, pairs: Pairs) -> tuple[float, float, float]:
+    """By how much one measure correlates more than another, with its interval."""
+    return over_networks(lambda rows: spearman(a[rows], of[rows]) - spearman(b[rows], of[rows]), pairs)
+
+
+def interval(found: tuple[float, ...]) -> str:
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*found)
 
 
 def kendall(a: Tensor, b: Tensor) -> float:
@@ -148,26 +159,30 @@ def main() -> None:
         pools = {"seeds": ("pool", *seeds), "budgets": ("7", chains, [part[:512] for part in few], {}, 0.1)}
 
         pairs = list(itertools.combinations(range(count), 2))
-        rows, names, grid, chance = [], [], [], []
+        rows, leads, names, grid, chance = [], [], [], [], []
         for pool, (layer, networks, samples, pixels, epsilon) in pools.items():
             print(f"\npool {pool}: {len(pairs)} pairs of {count} networks, {len(samples[0])} images;")
             print("mean [lowest, highest] ± standard error of one; halves: their rank correlation over pairs\n")
             agreements = report(outputs(networks, samples, pixels, epsilon), samples[1], pairs)
             groups = {"clean": ["clean"], "corrupted": CORRUPTIONS, "attacked": ATTACKS, "all": list(agreements)}
-            for name, values in similar(networks, layer, samples[0], pairs).items():
-                cells = []
-                for group, method in [*((group, None) for group in groups), ("all", kendall)]:
-                    mean = torch.stack([agreements[condition] for condition in groups[group]]).mean(0)
-                    found = over_networks(values, mean, pairs, *([method] if method else []))
-                    cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*found))
-                rows.append([pool, name, spread(values.tolist()), *cells])
-                found = np.array([over_networks(values, of, pairs) for of in agreements.values()])
+            means = {
+                group: torch.stack([agreements[kind] for kind in kinds]).mean(0) for group, kinds in groups.items()
+            }
+            similarities = similar(networks, layer, samples[0], pairs)
+            for name, values in similarities.items():
+                cells = [interval(correlated(values, mean, pairs)) for mean in means.values()]
+                last = interval(correlated(values, means["all"], pairs, kendall))
+                rows.append([pool, name, spread(values.tolist()), *cells, last])
+                ahead = [interval(lead(values, similarities["wCKA"], mean, pairs)) for mean in means.values()]
+                leads += [] if name == "wCKA" else [[pool, name, *ahead]]
+                found = np.array([correlated(values, of, pairs) for of in agreements.values()])
                 names.append(f"{pool}: {name}")
                 grid.append(found[:, 0])
                 chance.append((found[:, 1] < 0) & (found[:, 2] > 0))
         print("Correlation with agreement: Spearman's, and of all conditions together Kendall's [95 % interval]\n")
-        header = ("pool", "measure", "similarity", "clean", "corrupted", "attacked", "all", "all, Kendall")
-        table(header, rows)
+        table(("pool", "measure", "similarity", *groups, "all, Kendall"), rows)
+        print("Spearman's less that of wCKA [95 % interval]\n")
+        table(("pool", "measure", *groups), leads)
         title, labels_of_axes = "Rank correlation of similarity and agreement", ("pool: measure", "condition")
         shown = Heatmap(np.array(grid), names, list(agreements), title, -1, 1, labels_of_axes, np.array(chance))
         heatmap_figure(shown).savefig(given.figure)

@@ -72,19 +72,25 @@ def spearman(a: Tensor, b: Tensor) -> float:
     return spearman_correlation(a, b).value
 
 
-def over_networks(
-    a: Tensor, b: Tensor, pairs: Pairs, correlation: Callable[[Tensor, Tensor], float] = spearman
-) -> tuple[float, float, float]:
-    """A correlation over pairs of networks, and its 95 % interval: the jackknife over networks of its artanh."""
+def over_networks(statistic: Callable[[list[int]], float], pairs: Pairs) -> tuple[float, float, float]:
+    """Of the places of pairs, and its 95 % interval by the jackknife over networks."""
+    count = 1 + max(itertools.chain(*pairs))
+    value, error = jackknife(
+        lambda kept: statistic([place for place, pair in enumerate(pairs) if set(pair) <= set(kept)]), count
+    )
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * error
+    return value, value - half, value + half
 
-    def artanh(kept: list[int]) -> float:
-        rows = [place for place, pair in enumerate(pairs) if set(pair) <= set(kept)]
+
+def correlated(
+    a: Tensor, b: Tensor, pairs: Pairs, correlation: Callable[[Tensor, Tensor], float] = spearman
+) -> tuple[float, ...]:
+    """A correlation over pairs of networks, with the 95 % interval that its artanh has over networks."""
+
+    def artanh(rows: list[int]) -> float:
         return math.atanh(max(-0.9999, min(0.9999, correlation(a[rows], b[rows]))))
 
-    count = 1 + max(itertools.chain(*pairs))
-    value, error = jackknife(artanh, count)
-    half = float(scipy.stats.t.ppf(0.975, count - 1)) * error
-    return math.tanh(value), math.tanh(value - half), math.tanh(value + half)
+    return tuple(math.tanh(end) for end in over_networks(artanh, pairs))
 
 
 def dense(inputs: int) -> nn.Sequential:

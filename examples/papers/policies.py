@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import torch
 from lightning.fabric import seed_everything
-from material import features, over_networks, run, table
+from material import correlated, features, run, table
 from torch import Tensor, nn
 
 from lightning_sim.figures.scatter import Scatter, scatter_figure
@@ -102,7 +102,7 @@ def main() -> None:
             cka = torch.stack([centered_kernel_alignment(hidden[a], hidden[b]) for a, b in pairs])
             jsd = torch.stack([jensen_shannon_divergence(logits[a], logits[b]) for a, b in pairs])
             chance = sum(permutation_null(logits[a], logits[b], measure="jsd").mean for a, b in pairs) / len(pairs)
-            value, low, high = over_networks(cka, jsd, pairs)
+            value, low, high = correlated(cka, jsd, pairs)
             negative += high < 0
             rows.append(
                 [
