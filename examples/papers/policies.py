@@ -12,7 +12,7 @@ The protocol, fixed before the first run; the value depends on the pool of agent
 - the claim holds if Spearman's correlation of the two is negative, its 95 % interval without 0, in at least 3 of the 4
   combinations of grids.
 
-The interval is by the jackknife over agents, which pairs share.
+The interval is by the jackknife over agents, which pairs share. The first run had taken pairs for independent.
 
 Run: python examples/papers/policies.py FOLDER
 """
