@@ -60,8 +60,8 @@ def profiles(study: StitchingStudy) -> tuple[dict, dict]:
 def unlike(study: StitchingStudy, batches: DataLoader) -> None:
     """Figure 5: what stitches reach that are trained to be unlike what they take the place of."""
     rows = []
-    for weight in (0.0, 1.0, 10.0):
-        stitched = study.stitched(study.train(study.map(), cka=weight))
+    for weight in (0.0, 1.0, 10.0, 100.0):
+        stitched = study.stitched(study.train(study.map(), cka=weight, learning_rate=0.01))
         with torch.no_grad():
             sides = ((stitched.with_features(batch)[1], stitched.of_the_back(batch)[1]) for batch in batches)
             similar = [centered_kernel_alignment(*(side.flatten(1) for side in pair)) for pair in sides]
