@@ -91,22 +91,6 @@ def test_the_trainer_of_transformers(tmp_path):
     assert [(m.epoch, m.step) for m in history.measurements] == [(0, 43), (1, 86), (2, 129)]
 
 
-def test_stitching(tmp_path):
-    output = run("stitching.py", tmp_path, "--out", str(tmp_path / "figures"))
-    rows = {line[:36].strip(): [float(value) for value in line[36:].split()] for line in output.splitlines()[1:-1]}
-    squares, rotation, untrained = (
-        rows[f"relative accuracy, {name}"] for name in ("least squares", "orthogonal", "untrained front")
-    )
-    assert len(squares) == 4
-    assert all(value > 0.5 for value in (*squares, *rotation))
-    assert sum(squares) > sum(untrained) + 0.5
-    assert all(a > b for a, b in zip(*(rows[f"R2, {kind}"] for kind in ("least squares", "task loss")), strict=True))
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"figure_{n}.png" for n in (2, 4, 7, 8)}
-    first, *_, last = rows["CKA against weights [0.0, 1.0, 10.0]"]
-    assert first > last
-    assert "is not reproduced" in output.splitlines()[-1]
-
-
 def test_weights_only(tmp_path):
     output = run("weights_only.py", tmp_path)
     rows = {line.split()[0]: [float(value) for value in line.split()[1::3]] for line in output.splitlines()[1:]}

@@ -8,6 +8,7 @@ import argparse
 import gzip
 import io
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 import torch
 from lightning.fabric import seed_everything
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_sim.demo import digits_loader
+from lightning_sim.functional import spearman_correlation
 
 SMALL = ((1, 8, 3, 1), (8, 8, 3, 1), (8, 16, 3, 1), (16, 16, 1, 1))  # channels in and out, width and stride
 TINY10 = ((3, 16, 3, 1), (16, 16, 3, 1), (16, 32, 3, 2), (32, 32, 3, 1), (32, 32, 3, 1), (32, 64, 3, 2), (64, 64, 3, 1))
@@ -28,6 +31,7 @@ TINY10 += ((64, 64, 1, 1),)
 MEAN, DEVIATION = (torch.tensor(z).view(3, 1, 1) for z in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
 
 Samples = tuple[Tensor, Tensor]  # images and labels
+Pairs = Sequence[tuple[int, int]]  # of networks, by their places
 
 
 @contextmanager
@@ -55,6 +59,45 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for row in (header, ["---"] * len(header), *text):
         print("|", " | ".join(row), "|")
     print(flush=True)
+
+
+def jackknife(statistic: Callable[[list[int]], float], count: int) -> tuple[float, float]:
+    """Of so many networks, and its standard error: that of leaving out each, which sees that pairs share networks."""
+    everyone = list(range(count))
+    without = torch.tensor([statistic(everyone[:place] + everyone[place + 1 :]) for place in everyone])
+    return statistic(everyone), float(((count - 1) * without.var(correction=0)).sqrt())
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    return spearman_correlation(a, b).value
+
+
+def over_networks(statistic: Callable[[list[int]], float], pairs: Pairs) -> tuple[float, float, float]:
+    """Of the places of pairs, and its 95 % interval by the jackknife over networks."""
+    count = 1 + max(itertools.chain(*pairs))
+    value, error = jackknife(
+        lambda kept: statistic([place for place, pair in enumerate(pairs) if set(pair) <= set(kept)]), count
+    )
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * error
+    return value, value - half, value + half
+
+
+def correlated(
+    a: Tensor, b: Tensor, pairs: Pairs, correlation: Callable[[Tensor, Tensor], float] = spearman
+) -> tuple[float, ...]:
+    """A correlation over pairs of networks, with the 95 % interval that its artanh has over networks."""
+
+    def artanh(rows: list[int]) -> float:
+        return math.atanh(max(-0.9999, min(0.9999, correlation(a[rows], b[rows]))))
+
+    return tuple(math.tanh(end) for end in over_networks(artanh, pairs))
+
+
+def dense(inputs: int) -> nn.Sequential:
+    """The wCKA paper's chain of dense layers, for three classes."""
+    widths = [inputs, 32, 32, 32, 32]
+    hidden = [layer for pair in itertools.pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 3))
 
 
 class Network(nn.Module):

@@ -12,7 +12,7 @@ import itertools
 from functools import partial
 
 import torch
-from material import digits, features, mnist, run, table, trained
+from material import dense, digits, features, mnist, run, table, trained
 from torch import Tensor, nn
 
 from lightning_sim.functional import (
@@ -25,13 +25,7 @@ from lightning_sim.functional import (
 )
 from lightning_sim.stitching.study import profile_figure
 
-LAST_HIDDEN = "6"  # of the network below
-
-
-def dense(inputs: int) -> nn.Sequential:
-    widths = [inputs, 32, 32, 32, 32]
-    hidden = [layer for pair in itertools.pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(32, 3))
+LAST_HIDDEN = "7"  # of the dense network, before its ReLU
 
 
 @torch.no_grad()
