@@ -59,9 +59,9 @@ def weight_centered_kernel_alignment(
     coordinates. It is a biased CKA: between unrelated networks it falls as d_0 grows over the width (whole
     chains of random networks of width 32: about 0.04 at d_0 = 64 and 0.003 at 784).
 
-    Cost: with r = min(d_0, d_1), O(d_0 r^2) once, O(r d_i (d_i+1 + r)) for every layer and O(r^2) for every pair of
-    layers, in float64 where the device has it: the columns of all products lie in the span of those of the first
-    weight. Memory O(r^2) for every layer of b, in the dtype of its weights.
+    Cost: with r = min(d_0, d_1), O(d_0 r^2) once, in float64 where the device has it, and O(r d_i (d_i+1 + r)) for
+    every layer and O(r^2) for every pair of layers in the precision of the weights: the columns of all products lie in
+    the span of those of the first weight. Memory O(r^2) for every layer of b, in the dtype of its weights.
 
     Networks of any other layers, given the shape of an input, are compared by what they make of the basis vectors with
     every gate open, by the unbiased CKA over 64 signed sums of input coordinates; `open_gate_kernels` says more, and
@@ -236,10 +236,11 @@ def _products(chain: Sequence[Tensor], *, center: bool, basis: Tensor | None) ->
     """W_1, W_1 W_2, ... (r, d_i) in a basis, up to scale, columns centred if asked; zero where rounding is left."""
     product = _first(chain, center=center)
     product = product if basis is None else basis.to(product).T @ product
+    product = product.to(torch.promote_types(_dtype(chain), torch.float32))  # by now rows are centred
     sizes = product.detach().square().sum(0).sqrt()
     yield product
     for weight in chain[1:]:
-        factor = widen(weight)
+        factor = weight.to(product.dtype)
         product = product @ factor
         # Of the product, and of the weights as they were given, which errs by half an eps of each at most.
         rounding = torch.finfo(product.dtype).eps * len(factor) + torch.finfo(weight.dtype).eps
