@@ -234,9 +234,8 @@ def _turn(basis: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 def _products(chain: Sequence[Tensor], *, center: bool, basis: Tensor | None) -> Iterator[Tensor]:
     """W_1, W_1 W_2, ... (r, d_i) in a basis, up to scale, columns centred if asked; zero where rounding is left."""
-    product = _first(chain, center=center)
-    product = product if basis is None else basis.to(product).T @ product
-    product = product.to(torch.promote_types(_dtype(chain), torch.float32))  # by now rows are centred
+    first, dtype = _first(chain, center=center), torch.promote_types(_dtype(chain), torch.float32)
+    product = (first if basis is None else basis.to(first).T @ first).to(dtype)
     sizes = product.detach().square().sum(0).sqrt()
     yield product
     for weight in chain[1:]:
