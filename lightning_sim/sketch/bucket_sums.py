@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sim._arguments import check_integer
-from lightning_sim._centering import home_of_sums
+from lightning_sim._centering import column_sums, home_of_sums
 from lightning_sim.sketch.arguments import checked_batch, checked_sizes
 from lightning_sim.sketch.factors import add_factors, factors_kept, no_factors, share_a_bucket, tensor_sketched
 from lightning_sim.sketch.folding import fold, num_folds
@@ -118,7 +118,7 @@ class BucketSums:
         else:
             folds = fold(features, *how) if gradients is None else tensor_sketch(features, gradients, *how)
         folds = folds.to(self.device)
-        self._sums["feature_sums"] += folds.sum(1, dtype=torch.float64)
+        self._sums["feature_sums"] += column_sums(folds)
         if samples.run is not None:
             self._sums["bucket_sums"][:, samples.run].addcmul_(folds, samples.signs[:, None])
         else:

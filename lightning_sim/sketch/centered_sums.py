@@ -17,7 +17,6 @@ __all__ = ["CenteredSums"]
 _ROUNDING = 4  # errors of so many units in the last place of a mean are taken for rounding
 _CONSTANT = "is constant over the samples"
 _NOT_FINITE = "holds NaN or infinite features"
-_TOO_LARGE = "holds features that are too large for its sums; scale them, or sum in float64"
 
 
 class CenteredSums(BucketSums):
@@ -145,9 +144,7 @@ class CenteredSums(BucketSums):
         centered, ones = self.centered()
         means = self._sums["feature_sums"] / self.count
         if not math.isfinite(self.scale):
-            if bool(means.isfinite().all()):  # they are summed in float64
-                return _TOO_LARGE
-            return f"{_NOT_FINITE}, or finite ones too large for its folds" if self.is_folded else _NOT_FINITE
+            return f"{_NOT_FINITE}, or finite ones too large for its {'folds' if self.is_folded else 'sums'}"
         if self.scale == 0:
             sums = self._sums["bucket_sums"]
             moved = torch.addcmul(sums, ones[:, None], means[:, None, :].to(self.dtype), value=-1).abs().max()

@@ -178,7 +178,7 @@ def test_more_samples_than_buckets_change_nothing_on_average():
         (lambda x: x + 1e6, None),
         (lambda x: x + 3e7, "is constant over the samples up to rounding.*of its mean.*float32.*subtract"),
         (lambda x: torch.full_like(x, 1e8), "is constant over the samples$"),
-        (lambda x: x / 0, "holds NaN or infinite features$"),
+        (lambda x: x / 0, "holds NaN or infinite features, or finite ones too large for its sums$"),
     ],
 )
 def test_large_features_are_measured_or_named_for_what_they_are(features, problem):
@@ -192,6 +192,13 @@ def test_large_features_are_measured_or_named_for_what_they_are(features, proble
         assert float(sketch.nbs(sketched(x))) == pytest.approx(exact.nbs(y.double(), x.double()), abs=1e-2)
     else:
         assert re.search(problem, sketch.problem())
+
+
+@pytest.mark.parametrize("samples", [1, 7, 8, 9, 130])
+def test_means_err_by_no_more_than_two_eps(samples):
+    x = torch.randn(samples, 50, generator=torch.Generator().manual_seed(0)) + 100
+    _, _, means = sketched(x).uncentered()
+    torch.testing.assert_close(means[0], x.double().mean(0), rtol=2.4e-7, atol=0)
 
 
 def test_sums_that_overflow_are_not_called_infinite_features():
