@@ -146,7 +146,7 @@ class _Alignment(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
+        with full_precision(gradient.device), torch.enable_grad():
             weights = [weight.detach().requires_grad_() for weight in ctx.saved_tensors]
             chains = weights[: ctx.depth], weights[ctx.depth :]
             # What a derivative adds to one side lies in the span of both.
@@ -239,10 +239,10 @@ def _products(chain: Sequence[Tensor], *, center: bool, basis: Tensor | None) ->
     sizes = product.detach().square().sum(0).sqrt()
     yield product
     for weight in chain[1:]:
-        factor = weight.to(product.dtype)
+        factor = unit_scale(weight.to(dtype))
         product = product @ factor
-        # Of the product, and of the weights as they were given, which errs by half an eps of each at most.
-        rounding = torch.finfo(product.dtype).eps * len(factor) + torch.finfo(weight.dtype).eps
+        # Of the product, by some eps of all that is added up; and of the weights as given, by half an eps at most.
+        rounding = 8 * torch.finfo(dtype).eps + torch.finfo(weight.dtype).eps
         bounds, sizes = rounding * (sizes @ factor.detach().abs()), product.detach().square().sum(0).sqrt()
         if bool((lost := sizes <= bounds).any()):
             product = product.masked_fill(lost, 0)

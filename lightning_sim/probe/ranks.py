@@ -12,8 +12,16 @@ from torch import Tensor, nn
 
 from lightning_sim.probe.snapshot import Snapshot
 from lightning_sim.sketch import Sketch, all_reduce_sketches
+from lightning_sim.sketch.leading_directions import LeadingDirections
 
-__all__ = ["LostRanksError", "add_ranks", "add_sums", "buffers_of_rank_zero", "failing_together"]
+__all__ = [
+    "LostRanksError",
+    "add_ranks",
+    "add_sums",
+    "buffers_of_rank_zero",
+    "directions_of_rank_0",
+    "failing_together",
+]
 
 
 class LostRanksError(RuntimeError):
@@ -68,6 +76,32 @@ def buffers_of_rank_zero(network: nn.Module, device: torch.device) -> dict[str, 
         for value in buffers.values():
             dist.broadcast(value, src=0)
     return buffers
+
+
+def directions_of_rank_0(
+    first: Callable[[], Snapshot], keys: Sequence[tuple[str, str]], world_size: int, device: torch.device
+) -> dict[tuple[str, str], LeadingDirections]:
+    """What rank 0 finds in the snapshot of the first samples, which every rank takes, by representation and layer."""
+    with failing_together(world_size, device):
+        snapshot = first()
+    with _in_step():
+        mine = [getattr(snapshot.of(representation).get(layer), "directions", None) for representation, layer in keys]
+        rows = [found.rows if isinstance(found, LeadingDirections) else torch.empty(0, 0) for found in mine]
+        shapes = torch.tensor([part.shape for part in rows], device=device)
+        dist.broadcast(shapes, src=0)
+        sizes = [2 * count * width for count, width in shapes.tolist()]  # in bytes, which all backends send
+        sent = torch.zeros(sum(sizes), dtype=torch.uint8, device=device)
+        if dist.get_rank() == 0 and len(sent):
+            torch.cat([part.view(torch.uint8).flatten() for part in rows if len(part)], out=sent)
+        if len(sent):
+            dist.broadcast(sent, src=0)
+        found = {}
+        for key, part, (count, _) in zip(keys, torch.split(sent, sizes), shapes.tolist(), strict=True):
+            if count:
+                any_sketch = snapshot.all_sketches()[0]
+                how = any_sketch.num_projections, any_sketch.seed, any_sketch.dtype
+                found[key] = LeadingDirections(part.view(torch.bfloat16).view(count, -1), *how)
+        return found
 
 
 def add_sums(total: Tensor) -> None:

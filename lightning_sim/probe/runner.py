@@ -24,13 +24,12 @@ from lightning_sim.functional import OpenGateKernels, open_gate_kernels
 from lightning_sim.probe.chain import find_chain
 from lightning_sim.probe.forward import call_network
 from lightning_sim.probe.gradients import Objective
-from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, failing_together
-from lightning_sim.probe.samples import Probe
+from lightning_sim.probe.ranks import add_ranks, add_sums, buffers_of_rank_zero, directions_of_rank_0, failing_together
+from lightning_sim.probe.samples import Probe, advancing
 from lightning_sim.probe.shards import leave_out_parts, share_of_batches, substituted_shards
-from lightning_sim.probe.snapshot import Snapshot, take_snapshot
+from lightning_sim.probe.snapshot import Directions, Snapshot, take_snapshot
 from lightning_sim.probe.substitution import module_of
 from lightning_sim.sketch import Sketch
-from lightning_sim.sketch.leading_directions import SAMPLES
 
 __all__ = ["ProbeRunner", "Summed"]
 
@@ -76,8 +75,8 @@ class ProbeRunner:
     ) -> Snapshot:
         """Features of a few samples, the same on every rank: which layers run, and what comes out, by these weights.
 
-        Where there is a problem it is the whole first batch that counts, since networks may need their batch size.
-        A network that would get its weights by this run is refused with a ValueError.
+        Where there is a problem the whole first batch counts, since networks may need their batch size. A network that
+        would get its weights by this run is refused with a ValueError.
         """
         tensors = (*network.named_parameters(), *network.named_buffers())
         if lazy := [name for name, value in tensors if is_lazy(value)]:
@@ -144,22 +143,32 @@ class ProbeRunner:
             RuntimeError: on every rank, when the network failed on another one; LostRanksError when one has ended.
         """
         weights = self.weights_of_all_ranks(network, weights)
+        options: dict[str, Any] = {"representations": self.representations, "weights": weights, "recycled": recycled}
+        options["directions"] = self._directions(network, layers, options)
         with failing_together(self.world_size, self.device):
-            options: dict[str, Any] = {"representations": self.representations, "weights": weights}
-            narrow = recycled is not None and not any(sketch.is_folded for sketch in recycled.all_sketches())
-            if self.share()[1] > 1 and not narrow:  # every rank follows the directions that one process does
-                first = self.probe.first_batch(most=SAMPLES)
-                recycled = self._snapshot(network, layers, first, keep_logits=False, recycled=recycled, **options)
-                options["directions"] = recycled
             own = share_of_batches(self.probe, *self.share(), in_step=is_sharded(network))
-            options |= {"keep_logits": keep_logits, "recycled": recycled, "find_constant": find_constant}
-            snapshot = self._snapshot(network, layers, self._advancing(own, advance), **options)
+            options |= {"keep_logits": keep_logits, "find_constant": find_constant}
+            snapshot = self._snapshot(network, layers, advancing(own, advance), **options)
         if self.world_size > 1:
             num_logits = self.probe.size if keep_logits else None
             add_ranks(snapshot, layers, self.representations, self.make_sketch, self.device, num_logits, self.replicas)
         for sketch in snapshot.all_sketches():
             sketch.directions = None  # they are as wide as the features
         return snapshot
+
+    def _directions(self, network: nn.Module, layers: Sequence[str], options: dict[str, Any]) -> Directions:
+        """What the sketches of all ranks follow: the same that those of one process do."""
+        held = [] if options["recycled"] is None else options["recycled"].all_sketches()
+        if self.probe.is_made or not layers or (held and not any(sketch.is_folded for sketch in held)):
+            return {}
+        if self.share()[1] == 1:
+            return "first"
+        return directions_of_rank_0(
+            lambda: self._snapshot(network, layers, self.probe.first_batch(), keep_logits=False, **options),
+            [(representation, layer) for representation in self.representations for layer in layers],
+            self.world_size,
+            self.device,
+        )
 
     def mean(
         self,
@@ -192,7 +201,7 @@ class ProbeRunner:
         weights = self.weights_of_all_ranks(network, weights)
         with failing_together(self.world_size, self.device):
             batches = self.probe.batches(*self.share(part), one_by_one=one_by_one)
-            total = self._sum(network, summed, self._advancing(batches, advance), weights, beside)
+            total = self._sum(network, summed, advancing(batches, advance), weights, beside)
         if self.world_size > 1:
             add_sums(total)
         return total / self.probe.size
@@ -208,9 +217,7 @@ class ProbeRunner:
         self, network: nn.Module, weights: Mapping[str, Tensor] | None = None
     ) -> Mapping[str, Tensor]:
         """What every rank runs with instead of the network's own: `weights`, or else the buffers of rank 0."""
-        if weights is None and self.world_size > 1:
-            weights = buffers_of_rank_zero(network, self.device)
-        return weights or {}
+        return buffers_of_rank_zero(network, self.device) if weights is None and self.world_size > 1 else weights or {}
 
     def num_batches(self, *, one_by_one: bool = False, part: tuple[int, int] = (0, 1)) -> int:
         """How many batches this rank runs in one pass."""
@@ -291,10 +298,3 @@ class ProbeRunner:
     def _forward_in_context(self, network: nn.Module, batch: Any) -> Any:
         with self.context(network):
             return self.forward(network, batch)
-
-    def _advancing(
-        self, batches: Iterator[tuple[Tensor, Any]], advance: Callable[[], None]
-    ) -> Iterator[tuple[Tensor, Any]]:
-        for batch in batches:
-            yield batch
-            advance()

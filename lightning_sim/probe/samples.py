@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["CHOICES", "MINIMUM_SAMPLES", "Probe", "tensor_bytes"]
+__all__ = ["CHOICES", "MINIMUM_SAMPLES", "Probe", "advancing", "tensor_bytes"]
 
 CHOICES = ("spaced", "first", "random")
 MINIMUM_SAMPLES = 4
@@ -69,6 +69,7 @@ class Probe:
                 "a Dataset has __getitem__ and __len__, or is an IterableDataset"
             )
         self.dataset: Dataset[Any] = dataset
+        self.is_made = False  # whether batches are others than those of the dataset
         self.choice = choice
         self.size = min(num_samples, len(dataset))
         if self.size < MINIMUM_SAMPLES:
@@ -105,7 +106,7 @@ class Probe:
     def with_batches(self, batches: list[tuple[Tensor, Any]], rank: int = 0, world_size: int = 1) -> Probe:
         """The same samples, as these batches have them, of which a rank's share is made."""
         other = copy.copy(self)
-        other._kept = {(rank, world_size, False): batches}
+        other._kept, other.is_made = {(rank, world_size, False): batches}, True
         return other
 
     def num_batches(self, rank: int = 0, world_size: int = 1, *, one_by_one: bool = False) -> int:
@@ -166,3 +167,10 @@ def _hash_content(value: Any, update: Callable[[bytes], None]) -> None:
             _hash_content(part, update)
     elif isinstance(value, str | int | float | bool):
         update(repr(value).encode())
+
+
+def advancing(batches: Iterator[tuple[Tensor, Any]], advance: Callable[[], None]) -> Iterator[tuple[Tensor, Any]]:
+    """The batches; `advance` is called after every one."""
+    for batch in batches:
+        yield batch
+        advance()

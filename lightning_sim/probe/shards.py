@@ -4,12 +4,13 @@ Under FSDP2 a forward gathers the weights of one block after the other, and is a
 Tensor parallelism splits single layers over ranks in a row, which run the same samples.
 
 One measurement sends eight messages (ten with tensor parallelism) and one for every buffer, whatever the number of
-layers, beside what as many forwards of validation batches do, and one more where layers are folded. They bring together
-the sketches, 4 (M k + k) + 8 M bytes a layer whatever the size of the network and the number of ranks; six integers a
-layer and rank; and the outputs, 4 bytes a sample and class. Of 80 layers on 64 ranks, at M = k = 1024 and 32,000
-classes: 337 MB, of which a ring moves twice as much on every rank, 246 kB and 131 MB. Measured of 6 layers, at M = k =
-16, 256 classes and 32 samples: one process sends nothing, each of 2 or of 4 has sent 8 messages, with 7296 bytes of
-sketches, 358 others, and its share of the outputs, 16,384 or 8192.
+layers, beside what as many forwards of validation batches do. They bring together the sketches, 4 (M k + k) + 8 M bytes
+a layer whatever the size of the network and the number of ranks; six integers a layer and rank; and the outputs, 4
+bytes a sample and class. Of 80 layers on 64 ranks, at M = k = 1024 and 32,000 classes: 337 MB, of which a ring moves
+twice as much on every rank, 246 kB and 131 MB. Where layers p wide are folded, three more messages and one more forward
+bring up to 32 p bytes a layer, the directions that rank 0 found. Measured of 6 layers, at M = k = 16, 256 classes and
+32 samples: one process sends nothing, each of 2 or of 4 has sent 11 messages, with 7296 bytes of sketches, 12,288 of
+directions, 458 others, and its share of the outputs, 16,384 or 8192.
 
 A rank holds what a forward of FSDP2 does, its shards and the blocks that are gathered at a time, and the sketches. A
 reference's weights from a file or a folder, and under conditions those of the start, lie whole on the CPU of every rank

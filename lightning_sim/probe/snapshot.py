@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,11 @@ from lightning_sim.probe.gradients import Objective, differentiable, expected_lo
 from lightning_sim.probe.pooling import attention_mask, pool_sequence
 from lightning_sim.probe.representations import REPRESENTATIONS, Summary, sketched
 from lightning_sim.sketch import HashedSamples, Sketch, Tang2020Sketch, hash_samples
+from lightning_sim.sketch.leading_directions import LeadingDirections
 
-__all__ = ["Snapshot", "take_snapshot"]
+__all__ = ["Directions", "Snapshot", "take_snapshot"]
+
+Directions = Mapping[tuple[str, str], LeadingDirections] | Literal["first"]  # by representation and layer
 
 _AS_IT_IS = ("logits", "problems", "gradient_problems", "output_problem", "kept")  # in a state, beside the sketches
 
@@ -116,7 +119,7 @@ def take_snapshot(
     pool: str = "flatten",
     recycled: Snapshot | None = None,
     find_constant: bool = False,
-    directions: Snapshot | None = None,
+    directions: Directions = "first",
 ) -> Snapshot:
     """Run a network once over the probe, sketching every layer inside its forward hook.
 
@@ -136,8 +139,7 @@ def take_snapshot(
         pool: what of a sequence counts as a sample, see :func:`lightning_sim.probe.pooling.pool_sequence`.
         recycled: an older snapshot, not needed any more, whose memory is used again.
         find_constant: note the layers that give the same for every sample, which waits for the device.
-        directions: a snapshot of the first samples, whose leading directions all ranks are to follow, instead of those
-            of their own first samples.
+        directions: that sketches follow if they are folded: those of their first samples, or these.
 
     Returns:
         The snapshot. Layers that cannot be sketched stand in its `problems`, by name.
@@ -174,10 +176,8 @@ def take_snapshot(
                 found = snapshot.of(kind).get(name)
                 if found is None:
                     older = None if recycled is None else recycled.of(kind).get(name)
-                    leading = None if directions is None else directions.of(kind).get(name)
-                    followed = leading.directions if leading is not None else "first" if directions is None else None
                     found = make_sketch() if older is None else older.clear()
-                    found.directions = followed
+                    found.directions = directions if directions == "first" else directions.get((kind, name))
                     snapshot.sketches[kind][name] = found
                 if (add := REPRESENTATIONS[kind].update) is not None:
                     add(found, pooled, gradients, hashed(found, feature_ids, pooled.device))

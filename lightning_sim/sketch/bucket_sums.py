@@ -199,8 +199,10 @@ class BucketSums:
                 "cannot merge sketches of different layers or kinds, of features and gradients (0: none) of the widths "
                 f"{mine} and {theirs}"
             )
-        if (self.num_directions or other.num_directions) and self.directions is not other.directions:
-            raise ValueError("cannot merge sketches that follow different leading directions")
+        if not self.count:
+            self.directions, self.num_directions = other.directions, other.num_directions
+        elif self.num_directions + other.num_directions and (self.directions or 0) is not other.directions:
+            raise ValueError("cannot merge sketches that follow different leading directions, or are finished")
         self.allocate(other.width, other.device, other.gradient_width)
         added = other._sums
         if self.keeps_factors and not (other.keeps_factors and not share_a_bucket(self._sums, added)):

@@ -100,8 +100,10 @@ def _expected(index: int, state: dict[str, Any], scales: dict[str, Any], where: 
             _require_64_bits(value, f"{where}.state.{name}")
     # Of factors, every bucket holds at most one sample. Means are divided in float64, which counts up to 2^53.
     most = state["num_buckets"] if state["factors"] else 2**53
-    ranges = (("count", 1, most), ("width", 1, 2**53), ("gradient_width", 0, 2**53), ("num_directions", 0, 2**10))
-    for name, lowest, highest in ranges:
+    folded = not state["gradient_width"] and state["width"] > state["num_projections"]
+    ranges = {"count": (1, most), "width": (1, 2**53), "gradient_width": (0, 2**53)}
+    ranges["num_directions"] = 0, state["num_projections"] // 4 if folded else 0
+    for name, (lowest, highest) in ranges.items():
         if not lowest <= state[name] <= highest:
             raise BadFieldError(f"{where}.state.{name}", f"is {state[name]}, expected {lowest} to {highest}")
     try:

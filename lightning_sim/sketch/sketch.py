@@ -43,9 +43,9 @@ class Sketch(CenteredSums):
     Cost of an update: one pass over the features.
 
     **Leading directions.** Where all samples come in one pass, as in the callback's, a sketch may follow the up to 16
-    directions in which the first 128 of them differ most (``sketch.directions = "first"``): of features that are folded
-    it then holds the coordinates in these, exactly, and folds of the rest. For networks trained on CIFAR-10 that took
-    the largest error of a matrix of CKA from .012 to .020 down to .005 to .009.
+    directions in which samples of the first batch, 128 at most, differ most (``sketch.directions = "first"``): of
+    features that are folded it then holds the coordinates in these, exactly, and folds of the rest. For networks
+    trained on CIFAR-10 that took the largest error of a matrix of CKA from .012 to .020 down to .005 to .009.
 
     **Product kernel.** With gradients beside the features, the sketch is that of the outer products g (x) f of every
     sample, whose linear kernel is :math:`K = F F' \circ G G'`, features and gradients at once: exact while

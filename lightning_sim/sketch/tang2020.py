@@ -76,6 +76,9 @@ class Tang2020Sketch(Sketch):
             )
         self.buckets_per_sample = buckets_per_sample
 
+    def _find_directions(self, features: Tensor) -> None:
+        self.directions = None  # of what is not folded
+
     def allocate(self, width: int, device: torch.device | str = "cpu", gradient_width: int = 0) -> None:
         """Make the state for these widths, all zero."""
         if self._sums:

@@ -272,3 +272,12 @@ def test_chains_of_two_precisions():
     expected = weight_centered_kernel_alignment(a, b)
     found = weight_centered_kernel_alignment(a, [weight.float() for weight in b])
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scales", [(1e-24, 1e20, 1e-30), (1e18, 1e18, 1e18)])
+def test_scales_whose_products_leave_float32(scales: tuple[float, ...]) -> None:
+    weights = [weight.float() for weight in chain(60, 20, 30, 10)]
+    scaled = [weight * scale for weight, scale in zip(weights, scales, strict=True)]
+    others = [weight.float() for weight in chain(60, 20, 30, 10, seed=1)]
+    expected = weight_centered_kernel_alignment(weights, others)
+    torch.testing.assert_close(weight_centered_kernel_alignment(scaled, others), expected, rtol=0, atol=1e-5)

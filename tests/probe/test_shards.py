@@ -201,10 +201,11 @@ def test_what_is_sent_does_not_grow_with_the_ranks(measured):
     assert measured[1][0]["sent"] == []
     sent = {ranks: measured[ranks][0]["sent"] for ranks in (2, 4)}
     assert sent[2][:-1] == sent[4][:-1]
-    assert len(sent[2]) == 8
-    assert sum(sent[2][4:6]) == BLOCKS * (4 * (16 * 16 + 16) + 8 * 16)  # sketches
+    assert len(sent[2]) == 8 + 3
+    assert sent[2][2] == BLOCKS * 2 * 4 * WIDTH  # four directions
+    assert sum(sent[2][7:9]) == BLOCKS * (4 * (16 * 16 + 16) + 8 * 16)  # sketches
     assert [sent[ranks][-1] for ranks in (2, 4)] == [4 * WIDTH * 32 / ranks for ranks in (2, 4)]  # outputs
-    assert sum(sent[2][:4]) + sent[2][6] < 400
+    assert sum(sent[2][:2]) + sum(sent[2][3:7]) + sent[2][9] < 500
 
 
 def test_tensor_parallel_networks_in_loops_of_one_s_own_are_refused(measured):

@@ -58,7 +58,8 @@ def test_any_directions_are_right_on_average():
     kernels = []
     for seed in range(200):
         random = torch.linalg.qr(torch.randn(600, 16, generator=torch.Generator().manual_seed(seed))).Q.T
-        kernels.append(sketched(x, seed, LeadingDirections(random, 128, seed)).kernel() * _signs(seed))
+        directions = LeadingDirections(random.bfloat16(), 128, seed, torch.float32)
+        kernels.append(sketched(x, seed, directions).kernel() * _signs(seed))
     off_diagonal = ~torch.eye(64, dtype=torch.bool)
     errors = torch.stack(kernels)[:, :64, :64][:, off_diagonal] - exact[off_diagonal]
     along = errors @ exact[off_diagonal].double()  # what of the errors would move the kernel's size
@@ -116,6 +117,34 @@ def test_samples_without_directions_are_folded_alone():
     assert product.num_directions == 0
 
 
+@pytest.mark.parametrize("active", [1, 2, 3, 12, 200])
+@pytest.mark.parametrize("spread", [0.003, 0.1])
+def test_few_varying_columns_with_a_mean(active, spread):
+    x = torch.zeros(200, 4096)
+    x[:, :active] = 1 + spread * torch.randn(200, active, generator=torch.Generator().manual_seed(active))
+    y = x.clone()
+    y[:, :active] += spread * torch.randn(200, active, generator=torch.Generator().manual_seed(100))
+    exact = float(centered_kernel_alignment(x.double(), y.double()))
+    assert sketched(x).num_directions <= min(active, 16)
+    assert spread < 0.1 or sketched(x).num_directions == min(active, 16)
+    assert float(sketched(x).cka(sketched(y))) == pytest.approx(exact, abs=0.03)
+
+
+def test_sketches_too_narrow_for_directions_have_none():
+    narrow = Sketch(64, 2)
+    narrow.directions = "first"
+    narrow.update(torch.randn(20, 9), torch.arange(20))
+    assert narrow.num_directions == 0
+
+
+def test_a_layer_of_varying_width_is_named_for_that():
+    directions = sketched(decaying(64, 500, 0)).directions
+    other = Sketch(256, 128)
+    other.directions = directions
+    with pytest.raises(ValueError, match="must keep their width: 500 in the first batch, now 400"):
+        other.update(torch.randn(20, 400), torch.arange(20))
+
+
 def test_sketches_of_the_same_directions_add():
     x = decaying(128, 500, 0)
     whole, first, second = sketched(x), Sketch(256, 128), Sketch(256, 128)
@@ -125,10 +154,20 @@ def test_sketches_of_the_same_directions_add():
     first.merge(second)
     assert float(first.cka(whole)) == pytest.approx(1, abs=1e-5)
     for mine, theirs in zip(first.sums(), whole.sums(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-5)
     other = sketched(decaying(64, 500, 1))
     with pytest.raises(ValueError, match="different leading directions"):
         first.merge(other)
+    for sketch in (whole, first):
+        sketch.directions = None
+    with pytest.raises(ValueError, match="or are finished"):
+        first.merge(whole)
+    with pytest.raises(ValueError, match="or are finished"):
+        sketched(x, 0, None).merge(whole)
+    empty = Sketch(256, 128)
+    empty.merge(whole)
+    assert empty.num_directions == 16
+    assert float(empty.cka(whole)) == 1
 
 
 def test_a_finished_sketch_is_kept_and_takes_no_more(tmp_path):
