@@ -50,8 +50,9 @@ class Network(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 3e-3)
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+        optimizer = torch.optim.Adam(self.parameters(), 3e-3)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs)]
 
 
 def cifar(folder: Path) -> tuple[TensorDataset, TensorDataset]:
@@ -101,6 +102,7 @@ def curves(history: SimilarityHistory, groups: dict[str, list[str]], path: Path)
             trajectory = history.trajectory("agreement", condition=condition)
             place.plot(range(len(trajectory.values)), trajectory.values, label=condition or "clean")
         place.set(title=title, xlabel="epochs", ylim=(0, 1))
+        place.xaxis.get_major_locator().set_params(integer=True)
         place.legend(fontsize=7)
     axes[0].set_ylabel("agreement with the other network")
     figure.savefig(path, dpi=100)

@@ -205,8 +205,8 @@ class Conditioned:
         """The batches, whose inputs lie in a file without a name where memory would hold too many."""
         inputs = [find_inputs(batch) for _, batch in batches]
         size = sum(part.nbytes for part in inputs)
-        held = sum(find_inputs(batch).nbytes for made in self._made.values() for _, batch in made)
-        if held + size <= _IN_MEMORY:
+        before = sum(find_inputs(batch).nbytes for made in self._made.values() for _, batch in made)
+        if before + size <= _IN_MEMORY:
             return batches
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if size > free / 2:

@@ -98,6 +98,11 @@ class Corruption:
     where that has the kind; lengths grow with the pictures. Every kind takes any pictures. Not as published:
     frost comes from a generated texture; JPEG is computed, not encoded; mud spatters colours, too, at every severity.
 
+    As published, a higher severity is not always harder. Accuracies at 1 to 5 under the published code itself, of
+    networks with 78 % on CIFAR-10: glass blur .31 .34 .36 .29 .31, snow .69 .53 .59 .57 .52, elastic transform .71 .73
+    .69 .61 .55, defocus blur .79 at 1; JPEG .68 .64 .68 at 3 to 5, of pictures stored as JPEG of quality 75 before. Of
+    networks with 99 % on MNIST: spatter .98 .96 .91 .98 .95, snow .98 .96 .94 .90 .93.
+
     Args:
         kind: of :data:`GREY_CORRUPTIONS`, the 15 of MNIST-C, or :data:`COLOUR_CORRUPTIONS`, the 15 of Hendrycks and
             Dietterich.

@@ -173,7 +173,7 @@ def test_kappa_of_networks_that_are_both_always_right_ends_nothing():
     engine.measure()  # says it once: warnings are errors here
     torch.nn.init.constant_(network.net[8].bias, torch.nan)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="could not measure: .*agreement"):
+        with pytest.raises(RuntimeError, match=r"could not measure: .*agreement"):
             engine.measure()
 
 

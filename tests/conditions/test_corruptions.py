@@ -18,7 +18,7 @@ from lightning_sim.demo import DigitsNetwork, digits_loader
 from tests.callbacks.training import random_states
 
 WITHOUT_SEVERITY = {"stripe", "dotted_line", "zigzag", "canny_edges"}
-# Whose published parameters do not grow together, and on digits of 8 x 8 pixels do not make each severity worse.
+# Whose published parameters do not grow together: under the published code, too, not every severity is worse.
 UNEVEN = {"glass_blur", "spatter", "snow", "elastic_transform"}
 
 
