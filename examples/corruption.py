@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sim import SimilarityHistory, SimilarityMonitor
-from lightning_sim.conditions import COLOUR_CORRUPTIONS, GREY_CORRUPTIONS, Attack, Corruption
+from lightning_sim.conditions import CORRUPTIONS, Attack, Corruption
 from lightning_sim.demo import digits_loader
 
 matplotlib.use("Agg")
@@ -50,8 +50,9 @@ class Network(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 3e-3)
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[torch.optim.lr_scheduler.LRScheduler]]:
+        optimizer = torch.optim.Adam(self.parameters(), 3e-3)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs)]
 
 
 def cifar(folder: Path) -> tuple[TensorDataset, TensorDataset]:
@@ -78,17 +79,17 @@ def trained(channels: int, data: TensorDataset, seed: int, epochs: int, **option
     return network.eval()
 
 
-def contact_sheet(image: Tensor, kinds: tuple[str, ...], path: Path) -> None:
-    """A row for every kind, with severities 1 to 5 from left to right."""
-    figure, axes = plt.subplots(len(kinds), 6, figsize=(6, len(kinds)), layout="constrained")
-    for row, kind in zip(axes, kinds, strict=True):
+def contact_sheet(image: Tensor, path: Path) -> None:
+    """For every kind the picture itself, and at severities 1 to 5 from left to right."""
+    figure, axes = plt.subplots(8, 3, figsize=(12, 6.7), layout="constrained")
+    for place, kind in zip(axes.T.flat, CORRUPTIONS, strict=True):
         severities = (None,) if kind in WITHOUT_SEVERITY else range(1, 6)
         shown = [image, *(Corruption(kind, severity)(image[None], torch.tensor([0]))[0] for severity in severities)]
-        for place in row:
-            place.axis("off")
-        for place, picture in zip(row, shown, strict=False):
-            place.imshow(picture.movedim(0, -1).squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
-        row[0].set_title(kind, fontsize=7, loc="left", pad=2)
+        shown += [torch.ones_like(image)] * (6 - len(shown))
+        strip = torch.cat([nn.functional.pad(picture, (0, 1), value=1) for picture in shown], 2).movedim(0, -1)
+        place.imshow(strip.squeeze(-1).cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        place.set_title(kind, fontsize=8, loc="left", pad=2)
+        place.axis("off")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -101,6 +102,7 @@ def curves(history: SimilarityHistory, groups: dict[str, list[str]], path: Path)
             trajectory = history.trajectory("agreement", condition=condition)
             place.plot(range(len(trajectory.values)), trajectory.values, label=condition or "clean")
         place.set(title=title, xlabel="epochs", ylim=(0, 1))
+        place.xaxis.get_major_locator().set_params(integer=True)
         place.legend(fontsize=7)
     axes[0].set_ylabel("agreement with the other network")
     figure.savefig(path, dpi=100)
@@ -120,8 +122,8 @@ def main() -> None:
     else:
         train, test = (digits_loader(part).dataset for part in ("training", "held-out"))
     image = test[0][0]
-    channels, epsilon = len(image), 8 / 255 if given.cifar else 0.1
-    contact_sheet(image, COLOUR_CORRUPTIONS if given.cifar else GREY_CORRUPTIONS, given.out / "contact_sheet.png")
+    channels, epsilon = len(image), None if given.cifar else 0.1  # of grey digits the defaults hardly move any
+    contact_sheet(image, given.out / "contact_sheet.png")
 
     attacks = [Attack(kind, epsilon) for kind in ("noise", "fgsm", "pgd")]
     attacks.append(Attack("pgd", epsilon, crafted_on="self"))

@@ -46,7 +46,6 @@ class Conditioned:
         self._clean: _Batches = []
         self._made: dict[str, _Batches] = {}  # samples that are the same for both networks in every measurement
         self._reference: dict[str, Snapshot] = {}
-        self._bytes = 0
 
     def keeps(self) -> list[str]:
         """Under which name the reference's weights are kept, which it is run with on other samples."""
@@ -208,8 +207,8 @@ class Conditioned:
         """The batches, whose inputs lie in a file without a name where memory would hold too many."""
         inputs = [find_inputs(batch) for _, batch in batches]
         size = sum(part.nbytes for part in inputs)
-        self._bytes += size
-        if self._bytes <= _IN_MEMORY:
+        before = sum(find_inputs(batch).nbytes for made in self._made.values() for _, batch in made)
+        if before + size <= _IN_MEMORY:
             return batches
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if size > free / 2:

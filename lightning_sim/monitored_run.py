@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lightning_sim.kept_reference import read_reference
+from lightning_sim.measures.calling import Undefined
 from lightning_sim.probe import isolated_random_state
 from lightning_sim.probe.ranks import failing_together
 from lightning_sim.probe.runner import ProbeRunner
@@ -63,6 +64,7 @@ class MonitoredRun:
         self._run_id = before.get("run_id")
         self.newest_sketches: Path | None = None
         self._noted = False
+        self._told: set[tuple[str, str]] = set()
         self._kept: dict[str, str] | None = None
         with failing_together(runner.world_size, runner.device):
             restored = _with_reference(before.get("session"), beside)
@@ -137,16 +139,17 @@ class MonitoredRun:
             self.newest_sketches = self._directory.save(sketches)
 
     def _tell(self, problems: Mapping[Key, str]) -> None:
-        """Say each problem with all that it is about, the layers or else the measures."""
+        """Say each problem with all that it is about, the layers or else the measures, that it was not said of yet."""
         about: dict[str, dict[str, None]] = {}
         for key, problem in problems.items():
             under = f" ({key.condition})" if key.layer and key.condition else ""
             about.setdefault(problem, {})[f"{key.layer or key.name}{under}"] = None
         for problem, names in about.items():
-            what = f"{', '.join(names)} {problem}"
-            if self._settings.on_error == "raise":
-                raise RuntimeError(f"could not measure: {what}")
-            self._warn(f"{what}; its similarity is logged as NaN")
+            if self._settings.on_error == "raise" and not isinstance(problem, Undefined):
+                raise RuntimeError(f"could not measure: {', '.join(names)} {problem}")
+            if new := [name for name in names if (name, problem) not in self._told]:
+                self._told.update((name, problem) for name in new)
+                self._warn(f"{', '.join(new)} {problem}; its similarity is logged as NaN")
 
 
 def _with_reference(session: Mapping[str, Any] | None, beside: Iterable[Path]) -> Mapping[str, Any] | None:

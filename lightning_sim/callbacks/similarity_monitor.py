@@ -99,7 +99,8 @@ class SimilarityMonitor(Callback):
         log_sketches: save them, and give every file to W&B as a version of an artifact.
         seed: of the sketches' hashes and of random transforms of the probe.
         on_error: ``"warn"`` once of a measurement that fails, and log NaN; or ``"raise"``, to end the training, as a
-            process that is lost during a measurement does in any case.
+            process that is lost during a measurement does in any case. A function's value that it says is undefined,
+            like error consistency where both are always right, is warned about and NaN in either case.
         conditions: of the samples, ``("clean", "fog", "impulse_noise_3", Attack("pgd", epsilon=0.1), function)``: names
             and objects of :mod:`lightning_sim.conditions`, or functions of a sample's inputs (1, ...). Under each are
             taken the measures of outputs, with error consistency and accuracies where there are labels.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,8 +14,14 @@ from lightning_sim.conditions.draws import Draws
 __all__ = ["clipped_zoom", "defocus_blur", "gaussian", "glass_blur", "motion", "motion_blur", "zoom_blur"]
 
 
-def gaussian(images: Tensor, sigma: float) -> Tensor:
-    """Smoothed by a Gaussian, over four deviations; beyond the border the nearest pixel goes on."""
+def gaussian(images: Tensor, sigma: float, sideways: bool = True) -> Tensor:
+    """Smoothed by a Gaussian, over four deviations; beyond the border the nearest pixel goes on.
+
+    Args:
+        images: (n, channels, height, width).
+        sigma: the deviation, in pixels.
+        sideways: also along the rows, not only along the columns.
+    """
     reach = int(4 * sigma + 0.5)
     if reach == 0:
         return images
@@ -22,7 +29,7 @@ def gaussian(images: Tensor, sigma: float) -> Tensor:
     weights = torch.exp(-((places / sigma) ** 2) / 2)
     weights = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
     padded = functional.pad(images, (reach, reach, reach, reach), mode="replicate")
-    across = functional.conv2d(padded, weights, groups=images.shape[1])
+    across = functional.conv2d(padded, weights, groups=images.shape[1]) if sideways else padded[..., reach:-reach]
     return functional.conv2d(across, weights.transpose(2, 3), groups=images.shape[1])
 
 
@@ -43,11 +50,11 @@ def glass_blur(images: Tensor, parameters: tuple[float, float, int, float], draw
     """Pixels changed with near ones, so far and so often, between two Gaussian blurs.
 
     The last parameter is the share of the pixels that are; where it is all, as in the code for colours, the near pixel
-    is copied, and else exchanged. Both axes are blurred, of which the code for MNIST-C leaves out one.
+    is copied, and else exchanged, and, as in the code for MNIST-C, only the columns are blurred.
     """
     sigma, far, times, share = parameters
     sigma, reach = sigma * unit, max(round(far * unit), 1)
-    images = gaussian(images, sigma).clone()
+    images = gaussian(images, sigma, share == 1).clone()
     count, height, width = len(images), images.shape[2], images.shape[3]
     samples = torch.arange(count, device=images.device)
     for _ in range(times):
@@ -60,7 +67,7 @@ def glass_blur(images: Tensor, parameters: tuple[float, float, int, float], draw
                 if share < 1:
                     images[samples, :, row + down, column + right] = images[:, :, row, column].clone()
                 images[:, :, row, column] = other
-    return gaussian(images, sigma)
+    return gaussian(images, sigma, share == 1)
 
 
 def motion(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
@@ -96,7 +103,6 @@ def clipped_zoom(images: Tensor, factor: float) -> Tensor:
 
 
 def zoom_blur(images: Tensor, parameters: tuple[float, float], draws: Draws, unit: float) -> Tensor:
-    """The mean over zooms from 1 up to the first parameter, in steps of the second."""
-    most, step = parameters
-    factors = [1 + step * index for index in range(round((most - 1) / step) + 1)]
+    """The mean over zooms from 1 to below the first parameter, in steps of the second."""
+    factors = np.arange(1, *parameters).tolist()  # of which rounding puts 1.06 below 1.06, as in the published code
     return (images + torch.stack([clipped_zoom(images, factor) for factor in factors]).sum(0)) / (len(factors) + 1)

@@ -43,8 +43,8 @@ _FROST = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
 _COLOUR_FROST = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
 _DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))
 _COLOUR_DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
-_ZOOM = ((1.1, 0.01), (1.15, 0.01), (1.2, 0.02), (1.24, 0.02), (1.3, 0.03))
-_COLOUR_ZOOM = tuple((most, 0.01) for most in (1.05, 1.1, 1.15, 1.2, 1.25))
+_ZOOM = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
+_COLOUR_ZOOM = tuple((most, 0.01) for most in (1.06, 1.11, 1.16, 1.21, 1.26))
 _SPATTER = (
     *((0.65, 0.3, 4, 0.69, 0.6), (0.65, 0.3, 3, 0.68, 0.6), (0.65, 0.3, 2, 0.68, 0.5)),
     *((0.65, 0.3, 1, 0.65, 1.5), (0.67, 0.4, 1, 0.65, 1.5)),
@@ -61,12 +61,7 @@ CORRUPTIONS: dict[str, _Kind] = {
     "shot_noise": _Kind(noise.shot_noise, (60, 25, 12, 5, 3), (500, 250, 100, 75, 50), 5),
     "impulse_noise": _Kind(noise.impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27), (0.01, 0.02, 0.03, 0.05, 0.07), 4),
     "glass_blur": _Kind(blur.glass_blur, _GLASS, _COLOUR_GLASS, 1),
-    "motion_blur": _Kind(
-        blur.motion_blur,
-        ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-        ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-        1,
-    ),
+    "motion_blur": _Kind(blur.motion_blur, _MOTION, _COLOUR_MOTION, 1),
     "shear": _Kind(geometry.shear, _ANGLES, usual=2),
     "scale": _Kind(geometry.scale, (0.9, 0.8, 0.7, 0.6, 0.5)),
     "rotate": _Kind(geometry.rotate, _ANGLES, usual=2),
@@ -101,8 +96,12 @@ class Corruption:
 
     Parameters are those of the published code for MNIST-C (28 pixels) and, of three channels, CIFAR-10-C (32 pixels),
     where that has the kind; lengths grow with the pictures. Every kind takes any pictures. Not as published:
-    frost comes from a generated texture; glass blur blurs both axes; JPEG is computed, not
-    encoded; mud spatters at every severity.
+    frost comes from a generated texture; JPEG is computed, not encoded; mud spatters colours, too, at every severity.
+
+    As published, a higher severity is not always harder. Accuracies at 1 to 5 under the published code itself, of
+    networks with 78 % on CIFAR-10: glass blur .31 .34 .36 .29 .31, snow .69 .53 .59 .57 .52, elastic transform .71 .73
+    .69 .61 .55, defocus blur .79 at 1; JPEG .68 .64 .68 at 3 to 5, of pictures stored as JPEG of quality 75 before. Of
+    networks with 99 % on MNIST: spatter .98 .96 .91 .98 .95, snow .98 .96 .94 .90 .93.
 
     Args:
         kind: of :data:`GREY_CORRUPTIONS`, the 15 of MNIST-C, or :data:`COLOUR_CORRUPTIONS`, the 15 of Hendrycks and

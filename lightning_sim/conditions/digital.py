@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +32,18 @@ def contrast(images: Tensor, share: float, draws: Draws, unit: float) -> Tensor:
 def pixelate(images: Tensor, share: float, draws: Draws, unit: float) -> Tensor:
     """Drawn with this share of the pixels along each side."""
     sizes = [max(int(size * share), 1) for size in images.shape[2:]]
-    return functional.interpolate(functional.interpolate(images, sizes, mode="area"), images.shape[2:], mode="nearest")
+    return _resized(_resized(images, sizes), images.shape[2:])
+
+
+def _resized(images: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Every new pixel the mean of those whose middles it covers, as Pillow's box filter does; or the nearest one."""
+    for axis, size in zip((2, 3), sizes, strict=True):
+        ratio = images.shape[axis] / size
+        middles = torch.arange(images.shape[axis], dtype=torch.float64) + 0.5
+        away = (middles - ratio * (torch.arange(size)[:, None] + 0.5)) / max(ratio, 1)
+        covered = ((away > -0.5) & (away <= 0.5)).float()
+        images = (covered / covered.sum(1, keepdim=True) @ images.movedim(axis, 2)).movedim(2, axis)
+    return images
 
 
 def jpeg_compression(images: Tensor, quality: float, draws: Draws, unit: float) -> Tensor:

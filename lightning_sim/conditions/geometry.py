@@ -47,15 +47,25 @@ def elastic_transform(images: Tensor, parameters: tuple[float, float, float], dr
     size = min(height, width)
     far, sigma, moves = (share * size for share in parameters)
     rows, columns = _places(images)
-    field = gaussian(draws.uniform(2, height, width, low=-1, high=1), sigma) * far
-    rows, columns = rows + field[:, 0], columns + field[:, 1]
+    beyond = int(4 * sigma + 1)
+    mirrored = draws.uniform(2, height, width, low=-1, high=1)[:, :, _mirrored(height, beyond)]
+    field = gaussian(mirrored[..., _mirrored(width, beyond)], sigma) * far
+    field = field[:, :, beyond : beyond + height, beyond : beyond + width]
     middle, third = torch.tensor([height // 2, width // 2]), size // 3
     points = (middle + third * torch.tensor([[1, 1], [1, -1], [-1, -1]])).float()
     moved = points + draws.uniform(3, 2, low=-moves, high=moves)
     ones = torch.ones(len(images), 3, 1)
     back = torch.linalg.solve(torch.cat((moved, ones), 2), points.expand(len(images), -1, -1))  # (n, 3, 2)
     at = torch.stack((rows, columns, torch.ones_like(rows)), 3) @ back[:, None]
-    return _sampled(images, at[..., 0], at[..., 1], "reflection")
+    outside = "reflection" if images.shape[1] == 3 else "zeros"
+    mapped = _sampled(images, at[..., 0], at[..., 1], outside)  # first, as published: each interpolation blurs
+    return _sampled(mapped, rows + field[:, 0], columns + field[:, 1], outside)
+
+
+def _mirrored(size: int, beyond: int) -> Tensor:
+    """Indices of so many places, and beyond both borders of those that lie as far inside."""
+    places = torch.arange(-beyond, size + beyond) % (2 * size)
+    return torch.minimum(places, 2 * size - 1 - places)
 
 
 def _turned(images: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:

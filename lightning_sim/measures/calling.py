@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["called", "function_name"]
+__all__ = ["Undefined", "called", "function_name"]
+
+
+class Undefined(str):
+    """Why a number has no value by its definition: nothing failed, so it never ends a training."""
 
 
 def called(
@@ -34,7 +38,7 @@ def called(
     if not math.isnan(value):
         return value, None, beside
     reasons = "; ".join(dict.fromkeys(str(warning.message) for warning in caught))
-    return value, f"is undefined: {reasons}" if reasons else "is NaN, and the function gave no reason", {}
+    return value, Undefined(f"is undefined: {reasons}") if reasons else "is NaN, and the function gave no reason", {}
 
 
 def function_name(function: Any, name: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_sim.figures import Heatmap, heatmap_figure
+from lightning_sim.figures.moments import START, placed
 from lightning_sim.record import Key, SimilarityHistory
 from lightning_sim.record.correlations import numbers_of
 
@@ -25,7 +26,7 @@ def under_conditions(history: SimilarityHistory) -> list[str]:
 
 
 def conditions_heatmap(history: SimilarityHistory, measure: str = "agreement") -> Heatmap:
-    """A measure of outputs, conditions in rows and measurements in columns, by their epochs; at most 60 of them.
+    """A measure of outputs, conditions in rows and measurements in columns, by their epochs; at most 60.
 
     Raises:
         ValueError: If it was not taken under conditions.
@@ -37,11 +38,11 @@ def conditions_heatmap(history: SimilarityHistory, measure: str = "agreement") -
     count = len(history.measurements)
     shown = np.linspace(0, count - 1, min(count, _MOST_COLUMNS)).round().astype(int)
     values = np.array([numbers_of(history.measurements, key) for key in keys], dtype=np.float32)[:, shown]
-    scale = history.scale(measure)
+    scale, at = history.scale(measure), [position for position, _ in placed(history.measurements)]
     return Heatmap(
         values,
         [key.condition or "clean" for key in keys],
-        [str(history.measurements[index].epoch) for index in shown],
+        ["start" if at[index] == START else str(at[index]) for index in shown],
         f"{measure}, conditions over epochs",
         scale.low,
         scale.high,

@@ -195,9 +195,9 @@ def _conditions(history: SimilarityHistory) -> list[dict[str, Any]]:
     for measure in under_conditions(history):
         shown, last = conditions_heatmap(history, measure), history.measurements[-1]
         frame = {"epoch": last.epoch, "step": last.step, "values": _numbers(shown.values.ravel().tolist(), 3)}
-        of_axes = {"rows": list(shown.rows), "columns": list(shown.columns)}
-        scale = history.scale(measure).to_state()
-        found.append({"title": shown.title, "scale": scale, **of_axes, "frames": [frame]})
+        rows, columns = list(shown.rows), list(shown.columns)
+        axes = {"rows": rows, "columns": columns, "labels": [rows, columns], "conditions": True}
+        found.append({"title": shown.title, "scale": history.scale(measure).to_state(), **axes, "frames": [frame]})
     return found
 
 

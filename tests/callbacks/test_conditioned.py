@@ -223,6 +223,51 @@ def test_many_samples_lie_in_a_file(monkeypatch):
         SimilarityEngine(network, other, PROBE, **settings)
 
 
+def test_samples_made_anew_take_the_place_of_those_before(monkeypatch):
+    size = digits(300, 361).tensors[0].nbytes
+    monkeypatch.setattr("lightning_sim.conditioned._IN_MEMORY", 2 * size)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: pytest.fail("they lie in a file"))
+    settings = {"conditions": ["fog", ATTACKS[0]], "num_samples": 61, "on_error": "raise"}
+    engine = SimilarityEngine(new_network(), "previous", PROBE, **settings)
+    for _ in range(3):
+        engine.measure()
+
+
+def test_what_a_condition_costs(monkeypatch):
+    """Passes over the probe, of each network, and backwards through it."""
+    network, other = new_network(), new_network(7)
+    conditions = ["fog", torch.fliplr, Attack("fgsm"), Attack("fgsm", crafted_on="self")]
+    samples = {"mine": 0, "theirs": 0, "back": 0}
+
+    def counting(whose):
+        return lambda module, given, output: samples.update({whose: samples[whose] + len(given[0])})
+
+    network.net.register_forward_hook(counting("mine"))
+    other.net.register_forward_hook(counting("theirs"))
+    differentiate = torch.autograd.grad
+
+    def counted(outputs, inputs, *args, **options):
+        samples["back"] += len(inputs)
+        return differentiate(outputs, inputs, *args, **options)
+
+    monkeypatch.setattr("torch.autograd.grad", counted)
+
+    def since(action):
+        samples.update(dict.fromkeys(samples, 0))
+        found = action()
+        return found, {whose: count / 61 for whose, count in samples.items()}
+
+    def made(conditions):
+        settings = {"num_samples": 61, "conditions": conditions, "measures": ["agreement"]}
+        return SimilarityEngine(network, other, DataLoader(PROBE, 13), **settings)
+
+    (_, bare), (engine, start) = since(lambda: made("clean")), since(lambda: made(conditions))
+    # The reference once under each, and twice more forward and backward to craft for it.
+    assert {whose: start[whose] - bare[whose] for whose in start} == {"mine": 0, "theirs": 6, "back": 2}
+    _, cost = since(engine.measure)
+    assert cost == {"mine": 1 + 4 + 1, "theirs": 0, "back": 1}
+
+
 @pytest.mark.parametrize("measure", ["cka", "fisher_rao_distance"])
 def test_conditions_under_which_nothing_is_measured_are_refused(measure):
     with pytest.raises(ValueError, match=r"nothing is measured under `conditions`.*layers_under_conditions=True"):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from lightning_sim import SimilarityMonitor
+from lightning_sim import SimilarityEngine, SimilarityMonitor
 from tests.callbacks.training import DigitsNet, digits, features, fit, new_network
 from tests.sketch import exact
 
@@ -154,6 +155,42 @@ def test_a_layer_that_runs_in_some_batches_only(tmp_path):
     truth = exact.cka_unbiased(features(network, "net.0", probe), features(start, "net.0", probe))
     assert values[0, 0] == pytest.approx(truth, abs=1e-5)
     assert monitor.history.trajectory("cka", layer="extra").values[-1] == pytest.approx(values[1, 1])
+
+
+def test_kappa_of_networks_that_are_both_always_right_ends_nothing():
+    network, (images, _) = new_network().eval(), digits(300, 340).tensors
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    samples = TensorDataset(images, labels)
+    settings = {"measures": ("agreement", "error_consistency"), "on_error": "raise"}
+    engine = SimilarityEngine(network, "init", samples, conditions={"same": torch.clone}, **settings)
+    with pytest.warns(
+        UserWarning, match="error_consistency, error_consistency/same is undefined: both .* are right on all"
+    ):
+        values = engine.measure().values
+    assert np.isnan([values["error_consistency"], values["error_consistency/same"]]).all()
+    assert values["agreement"] == values["accuracy"] == values["accuracy/same"] == 1
+    engine.measure()  # says it once: warnings are errors here
+    torch.nn.init.constant_(network.net[8].bias, torch.nan)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"could not measure: .*agreement"):
+            engine.measure()
+
+
+def test_a_problem_is_told_once_of_each_condition():
+    network = nn.Sequential(nn.Linear(1, 2))  # predicts class 1, the label of all, where x + bias > 0
+    samples = TensorDataset(torch.tensor([[-1.0], [1.0]]).repeat(5, 1), torch.ones(10, dtype=torch.long))
+
+    def with_bias(bias):
+        network.load_state_dict({"0.weight": torch.tensor([[0.0], [1.0]]), "0.bias": torch.tensor([0.0, bias])})
+        return network
+
+    settings = {"measures": "error_consistency", "conditions": {"zero": torch.zeros_like}}
+    engine = SimilarityEngine(with_bias(-2.0), "init", samples, **settings)
+    for bias, told in ((-0.5, "error_consistency/zero"), (-2.0, "error_consistency")):
+        with_bias(bias)
+        with pytest.warns(UserWarning, match=f": {told} is undefined: both networks are wrong on all samples"):
+            engine.measure()
 
 
 def test_undefined_values_can_end_the_training(tmp_path):

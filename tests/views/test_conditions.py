@@ -32,6 +32,12 @@ def test_rows_are_conditions_and_columns_epochs():
         conditions_heatmap(history(), "jsd")
 
 
+def test_the_measurement_before_training_is_the_start():
+    values = {Key("agreement"): 1.0, Key("agreement", condition="fog"): 1.0}
+    found = SimilarityHistory({}, [Measurement(*at, values) for at in ((0, 0), (0, 9), (1, 19))])
+    assert conditions_heatmap(found).columns == ["start", "0", "1"]
+
+
 def test_dashboards_and_the_page_have_it():
     held = history()
     assert "similarity/matrix/agreement/conditions" in figures_of(held, "similarity", "epoch 1")

@@ -74,12 +74,31 @@ def test_every_section_is_drawn_and_names_are_text(run: Any) -> None:
 def test_a_measure_is_shown_by_its_scale(run: Any) -> None:
     page = run(history(SCALES))
     outputs = page("section_('Outputs and parameters over training').childNodes[1].textContent")
-    assert outputs == "The reference itself reads jsd 0 nats, agreement/fog 1."
+    assert outputs == "The reference itself reads jsd 0 nats, agreement 1."
     shown = page("texts_(section_('Summary'), 'td')")
     assert {"my_measure, features", "outputs", "parameters", "49400"} <= set(shown)  # three digits of any length
     # The colours of the matrix span the range of the measure, 0 to 10, and not that of its values, 2 to 3.
     ends = page("texts_(section_('Layer by layer').all.find((n) => n.tag === 'svg'), 'text')")
     assert {"10", "0"} <= set(ends)
+
+
+def test_outputs_are_shown_under_the_condition_that_is_chosen(run: Any) -> None:
+    page = run(history(SCALES))
+    shown = "texts_(section_('Outputs and parameters over training'), 'h3')"
+    assert page(shown) == ["jsd", "my_length"]
+    page("(find_('button', 'fog').listeners.click(), 0)")
+    assert page(shown) == ["agreement"]
+    page = run(SimilarityHistory({}, [Measurement(0, 0, {"jsd": 0.5})]))
+    assert page("texts_(known_.page, 'button')") == ["run 0"]  # nothing to choose
+
+
+def test_conditions_over_epochs_are_drawn_with_all_that_follows(run: Any) -> None:
+    values = {Key("agreement"): 0.5, Key("agreement", condition="fog"): 0.25}
+    page = run(SimilarityHistory({}, [Measurement(0, 0, values), Measurement(0, 9, values)]))
+    assert page("texts_(known_.page, 'h2')") == ["Outputs over training", "Under every condition", "Summary"]
+    written = page("texts_(section_('Under every condition').all.find((n) => n.tag === 'svg'), 'text')")
+    assert written[:4] == ["clean", "fog", "start", "0"]
+    assert {"0.50", "0.25"} <= set(written)
 
 
 def test_without_a_scale_the_values_span_the_colours(run: Any) -> None:

@@ -4,8 +4,12 @@ function matrices() {
   const labels = [...new Set(data.runs.flatMap((run) => run.matrices.map((matrix) => matrix.title)))];
   if (!labels.length) return;
   const hatched = data.runs.some((run) => run.matrices.some((matrix) => matrix.frames.some((frame) => frame.chance)));
-  const node = section("Layer by layer", `Every layer of the network (rows) against every layer of the reference (columns), over training; outputs under every condition (rows) at every epoch (columns).${
-    hatched ? " Hatched: within three standard deviations of what wrong pairings of the samples read." : ""}`);
+  const has = (conditions) => data.runs.some((run) => run.matrices.some((matrix) => Boolean(matrix.conditions) === conditions));
+  const node = section(has(false) ? "Layer by layer" : "Under every condition", [
+    has(false) && "Every layer of the network (rows) against every layer of the reference (columns), over training.",
+    has(true) && "Outputs under every condition (rows) at every epoch (columns).",
+    hatched && "Hatched: within three standard deviations of what wrong pairings of the samples read.",
+  ].filter(Boolean).join(" "));
   const bar = add(node, element("div", { class: "bar" }));
   const body = add(node, element("div", { class: "panels wide" }));
   const slider = element("input", { type: "range", min: 0, value: 0, "aria-label": "measurement", step: 1 });
@@ -30,6 +34,7 @@ function matrices() {
       && new Set(times.map((at) => at[0])).size === found[0]?.matrix.frames.length) {
       times = found[0].matrix.frames.map((f) => [f.epoch, f.step]); // runs of other lengths of an epoch: by epoch
     }
+    [play, slider, moment].forEach((control) => (control.style.display = times.length > 1 ? "" : "none"));
     slider.max = Math.max(times.length - 1, 0);
     slider.value = slider.max;
     const { low, high } = found[0]?.matrix.scale ?? {};
@@ -59,23 +64,23 @@ function matrices() {
 function heatmap(parent, run, matrix, [low, high]) {
   const { rows, columns, labels } = matrix, most = Math.max(rows.length, columns.length);
   const cut = (name) => (name.length > 18 ? `${name.slice(0, 8)}…${name.slice(-9)}` : name);
-  const letters = Math.max(...labels.flat().map((name) => cut(name).length));
+  const [margin, top] = labels.map((names) => 12 + Math.max(...names.map((name) => cut(name).length)) * 6.3);
   const shownAt = element("span");
   const box = add(parent, element("div", { class: "panel" }, element("h3", {}, runLabel(run), `, ${matrix.title}`, shownAt)));
-  const width = fitting(box, 530), margin = 12 + Math.min(letters, 18) * 6.3, cell = Math.min(44, (width - margin - 30) / most);
-  const height = margin + cell * rows.length + 4, stride = Math.max(1, Math.ceil(11 / cell));
+  const width = fitting(box, 530), cell = Math.min(44, (width - margin - 30) / most);
+  const height = top + cell * rows.length + 4, stride = Math.max(1, Math.ceil(11 / cell));
   const svg = shape(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${matrix.title} of ${run.name}` });
   labels[0].forEach((name, i) => {
     if (i % stride) return;
-    shape(svg, "text", { class: "name", x: margin - 6, y: margin + cell * (i + 0.5) + 4, "text-anchor": "end" }, cut(name));
+    shape(svg, "text", { class: "name", x: margin - 6, y: top + cell * (i + 0.5) + 4, "text-anchor": "end" }, cut(name));
   });
   labels[1].forEach((name, j) => {
     if (j % stride) return;
-    shape(svg, "text", { class: "name", transform: `translate(${margin + cell * (j + 0.5) + 4} ${margin - 6}) rotate(-90)` }, cut(name));
+    shape(svg, "text", { class: "name", transform: `translate(${margin + cell * (j + 0.5) + 4} ${top - 6}) rotate(-90)` }, cut(name));
   });
   const written = cell >= 24;
   const cells = rows.flatMap((row, i) => columns.map((column, j) => {
-    const x = margin + cell * j, y = margin + cell * i, side = Math.max(cell - 1, cell * 0.94), half = side / 2;
+    const x = margin + cell * j, y = top + cell * i, side = Math.max(cell - 1, cell * 0.94), half = side / 2;
     const rect = shape(svg, "rect", { x, y, width: side, height: side, rx: cell > 12 ? 2 : 0 });
     const text = written ? shape(svg, "text", { x: x + cell / 2 - 0.5, y: y + cell / 2 + 3.5, "text-anchor": "middle" }) : null;
     if (text) text.style.fontSize = `${Math.min(11, cell * 0.36)}px`;
@@ -91,14 +96,14 @@ function heatmap(parent, run, matrix, [low, high]) {
   });
   const gradient = 30, scale = margin + cell * columns.length + 10, tall = cell * rows.length - 1;
   for (let i = 0; i < gradient; i++) {
-    shape(svg, "rect", { x: scale, y: margin + (tall * i) / gradient, width: 8, height: tall / gradient + 0.6, fill: heat(1 - i / (gradient - 1)) });
+    shape(svg, "rect", { x: scale, y: top + (tall * i) / gradient, width: 8, height: tall / gradient + 0.6, fill: heat(1 - i / (gradient - 1)) });
   }
-  shape(svg, "text", { x: scale + 12, y: margin + 8 }, tickText(Number(high.toPrecision(3))));
-  shape(svg, "text", { x: scale + 12, y: margin + tall }, tickText(Number(low.toPrecision(3))));
+  shape(svg, "text", { x: scale + 12, y: top + 8 }, tickText(Number(high.toPrecision(3))));
+  shape(svg, "text", { x: scale + 12, y: top + tall }, tickText(Number(low.toPrecision(3))));
   return (at, text) => {
     const before = matrix.frames.filter((f) => at && (f.epoch < at[0] || (f.epoch === at[0] && (f.step <= at[1] || run.axis === "epoch"))));
     const shown = before[before.length - 1]; // the newest until then
-    shownAt.textContent = shown ? `, ${text([shown.epoch, shown.step])}` : "";
+    shownAt.textContent = shown && !matrix.conditions ? `, ${text([shown.epoch, shown.step])}` : "";
     cells.forEach((one, index) => {
       one.value = shown ? shown.values[index] : null;
       one.byChance = shown?.chance?.[index] === "1";

@@ -63,21 +63,25 @@ function trajectories() {
 function outputTrajectories() {
   if (!outputs.length) return;
   const groups = [...new Set(outputs.map((name) => name.scale.group))].join(" and ");
-  const same = outputs.filter((name) => known(name.scale.same)).map((name) => `${name.name} ${name.scale.same}${name.scale.unit && ` ${name.scale.unit}`}`);
-  const node = section(`${groups[0].toUpperCase()}${groups.slice(1)} over training`, same.length ? `The reference itself reads ${same.join(", ")}.` : "");
+  const same = outputs.filter((name) => known(name.scale.same)).map((name) => `${name.measure} ${name.scale.same}${name.scale.unit && ` ${name.scale.unit}`}`);
+  const node = section(`${groups[0].toUpperCase()}${groups.slice(1)} over training`, same.length ? `The reference itself reads ${[...new Set(same)].join(", ")}.` : "");
+  const conditions = [...new Set(outputs.map((name) => name.condition))];
+  const bar = conditions.some(Boolean) && add(node, element("div", { class: "bar" }));
   const body = add(node, element("div"));
+  let condition = conditions[0];
   const draw = () => {
     body.replaceChildren();
     const grid = add(body, element("div", { class: "panels" }));
-    for (const name of outputs) { // each on its own scale
+    for (const name of outputs.filter((one) => one.condition === condition)) { // each on its own scale
       const lines = runLines(name);
       if (!lines.length) continue;
       const box = element("div");
-      linePanels(box, [{ title: name.name, yTitle: [name.name, name.scale.unit].filter(Boolean).join(", "), lines }], false);
+      linePanels(box, [{ title: name.measure, yTitle: [name.measure, name.scale.unit].filter(Boolean).join(", "), lines }], false);
       add(grid, box.firstChild.firstChild);
     }
   };
-  draw();
+  if (bar) choice(bar, conditions.map((one) => one || "clean"), 0, (index) => ((condition = conditions[index]), draw()));
+  else draw();
   redraws.push(draw);
 }
 
