@@ -193,11 +193,10 @@ class BucketSums:
         self._require_same_hashes(other)
         if not other._sums:
             return
-        mine, theirs = (self.width, self.gradient_width), (other.width, other.gradient_width)
-        if self._sums and mine != theirs:
+        if self._sums and (self.width, self.gradient_width) != (other.width, other.gradient_width):
             raise ValueError(
-                "cannot merge sketches of different layers or kinds, of features and gradients (0: none) of the widths "
-                f"{mine} and {theirs}"
+                f"cannot merge sketches of different layers or kinds: of width {self.width} and {other.width}, with "
+                f"gradients of width {self.gradient_width} and {other.gradient_width} (0: without)"
             )
         if not self.count:
             self.directions, self.num_directions = other.directions, other.num_directions

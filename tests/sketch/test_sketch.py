@@ -291,7 +291,7 @@ def test_seeds_of_64_bits_work(seed):
 
 
 def test_merging_other_layers_is_refused():
-    with pytest.raises(ValueError, match=r"widths \(8, 0\) and \(9, 0\)"):
+    with pytest.raises(ValueError, match="width 8 and 9"):
         sketched(torch.randn(20, 8)).merge(sketched(torch.randn(20, 9), ids=torch.arange(20, 40)))
 
 
