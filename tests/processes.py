@@ -4,6 +4,7 @@ import multiprocessing
 import warnings
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing
 
 _context = multiprocessing.get_context("forkserver")
@@ -70,6 +71,18 @@ def start_ranks(target, world_size, *arguments):
     )
     while not context.join():
         pass
+
+
+def folder_of_ranks(folder, target, world_size):
+    """The folder, after ``target(rank, world_size, folder)`` in the processes of a gloo group."""
+    start_ranks(_in_group, world_size, target, folder)
+    return folder
+
+
+def _in_group(rank, world_size, target, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    target(rank, world_size, folder)
+    dist.destroy_process_group()
 
 
 def _run_rank(rank, target, *arguments):

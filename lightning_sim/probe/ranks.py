@@ -79,10 +79,10 @@ def buffers_of_rank_zero(network: nn.Module, device: torch.device) -> dict[str, 
 
 
 def directions_of_rank_0(
-    first: Callable[[], Snapshot], keys: Sequence[tuple[str, str]], world_size: int, device: torch.device
+    first: Callable[[], Snapshot], keys: Sequence[tuple[str, str]], device: torch.device
 ) -> dict[tuple[str, str], LeadingDirections]:
     """What rank 0 finds in the snapshot of the first samples, which every rank takes, by representation and layer."""
-    with failing_together(world_size, device):
+    with failing_together(dist.get_world_size(), device):
         snapshot = first()
     with _in_step():
         mine = [getattr(snapshot.of(representation).get(layer), "directions", None) for representation, layer in keys]

@@ -159,14 +159,14 @@ class ProbeRunner:
     def _directions(self, network: nn.Module, layers: Sequence[str], options: dict[str, Any]) -> Directions:
         """What the sketches of all ranks follow: the same that those of one process do."""
         held = [] if options["recycled"] is None else options["recycled"].all_sketches()
-        if self.probe.is_made or not layers or (held and not any(sketch.is_folded for sketch in held)):
+        keys = [(representation, layer) for representation in self.representations for layer in layers]
+        if self.probe.is_made or not keys or (held and not any(sketch.is_folded for sketch in held)):
             return {}
         if self.share()[1] == 1:
             return "first"
         return directions_of_rank_0(
             lambda: self._snapshot(network, layers, self.probe.first_batch(), keep_logits=False, **options),
-            [(representation, layer) for representation in self.representations for layer in layers],
-            self.world_size,
+            keys,
             self.device,
         )
 

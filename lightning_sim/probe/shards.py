@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from lightning_sim.probe.samples import Probe
 from lightning_sim.probe.snapshot import Snapshot
+from lightning_sim.sketch import Sketch
 
 __all__ = ["leave_out_parts", "share_of_batches", "splits_layers", "substituted_shards"]
 
@@ -98,7 +99,7 @@ def _reshard(network: nn.Module) -> None:
 
 def leave_out_parts(snapshot: Snapshot, replicas: int) -> None:
     """Leave out the layers of which ranks in a row that ran the same samples saw different outputs, in place."""
-    mine = {name: _signature(sketch.sums()) for name, sketch in snapshot.of().items()}
+    mine = {name: _signature(sketch) for name, sketch in snapshot.of().items()}
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
     for rank, theirs in enumerate(found):
@@ -111,7 +112,11 @@ def leave_out_parts(snapshot: Snapshot, replicas: int) -> None:
             del sketches[name]
 
 
-def _signature(sums: list[Tensor]) -> tuple[float, float]:
-    """Two numbers that are the same for the same output: a sum with signs, and its scale."""
+def _signature(sketch: Sketch) -> tuple[float, float]:
+    """Two numbers that are the same for the same output: a sum with signs, and its scale.
+
+    Without coordinates in leading directions, whose signs rounding may turn.
+    """
+    sums = [value[..., : value.shape[-1] - sketch.num_directions] for value in sketch.sums()]
     total = torch.cat([value.flatten().double() for value in sums])
     return float(total.sum()), float(total.abs().sum())

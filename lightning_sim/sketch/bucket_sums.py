@@ -103,6 +103,7 @@ class BucketSums:
         self.count += features.shape[0]
 
     def _find_directions(self, features: Tensor) -> None:
+        """Those of the first samples, if they are to be followed; none where nothing is folded."""
         if self.directions == "first" or not self.is_folded:
             how = self.num_projections, self.seed, self.dtype
             self.directions = leading_directions(features, *how) if self.is_folded else None
@@ -188,7 +189,7 @@ class BucketSums:
         """Add the samples of another sketch of the same network and layer.
 
         Raises:
-            ValueError: when seeds, sizes, dtypes or widths differ.
+            ValueError: when seeds, sizes, dtypes, widths or leading directions differ.
         """
         self._require_same_hashes(other)
         if not other._sums:

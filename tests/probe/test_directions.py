@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sim.probe import Probe, Snapshot
 from lightning_sim.probe.runner import ProbeRunner
+from lightning_sim.probe.shards import _signature, leave_out_parts
 from lightning_sim.sketch import Sketch
-from tests.processes import start_ranks
+from tests.processes import folder_of_ranks
 
 WORLD = 3
 REPRESENTATIONS = ("features", "gradients", "elementwise")
@@ -40,20 +41,16 @@ def taken(rank=0, world_size=1, kind=nn.Sequential, failed=False):
 
 
 def work(rank, world_size, results):
-    dist.init_process_group("gloo", init_method=f"file://{results}/rendezvous", rank=rank, world_size=world_size)
     snapshot = taken(rank, world_size)
     states = {name: snapshot.of(name)["1"].state_dict() for name in REPRESENTATIONS}
     torch.save(states, f"{results}/{rank}.pt")
     states = [taken(rank, world_size, failed=True), taken(rank, world_size, Uncertain)]
     torch.save([snapshot.of()["1"].state_dict() for snapshot in states], f"{results}/{rank}.others.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ranks")
-    start_ranks(work, WORLD, path)
-    return path
+    return folder_of_ranks(tmp_path_factory.mktemp("ranks"), work, WORLD)
 
 
 def test_all_ranks_follow_those_of_one_process(results):
@@ -87,3 +84,15 @@ def test_made_batches_are_folded_alike_on_however_many_ranks():
 
 def test_what_is_as_wide_as_the_features_is_let_go():
     assert all(taken().of(name)["1"].directions is None for name in REPRESENTATIONS)
+
+
+def test_the_sign_of_a_direction_tells_no_replicas_apart(monkeypatch):
+    turned = taken()
+    sketch = turned.of()["1"]
+    for value in sketch.sums()[::2]:  # sums over buckets, and over all samples
+        value[..., -sketch.num_directions :] *= -1
+    signatures = [{"1": _signature(taken().of()["1"])}, {"1": _signature(sketch)}]
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", lambda found, mine: found.__setitem__(slice(None), signatures))
+    leave_out_parts(turned, 2)
+    assert not turned.problems

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_sim.sketch import Sketch, all_reduce_sketches
-from tests.processes import start_ranks
+from tests.processes import folder_of_ranks
 from tests.sketch.data import related, sketched
 
 WORLD = 3
@@ -45,7 +45,6 @@ def product_sketch(features, gradients, ids):
 
 
 def work(rank, world_size, results):
-    dist.init_process_group("gloo", init_method=f"file://{results}/rendezvous", rank=rank, world_size=world_size)
     assert dist.get_world_size() == WORLD
     ids = shares()[rank]
     sketches = [sketched(x[ids], ids=ids, **SETTINGS) for x in layers()] + [Sketch(**SETTINGS)]
@@ -58,14 +57,11 @@ def work(rank, world_size, results):
         all_reduce_sketches([sketched(torch.randn(5, 8 + rank), ids=torch.arange(5))])
     except ValueError as error:
         torch.save(str(error), f"{results}/{rank}.error")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ranks")
-    start_ranks(work, WORLD, path)
-    return path
+    return folder_of_ranks(tmp_path_factory.mktemp("ranks"), work, WORLD)
 
 
 def test_every_rank_holds_the_sketch_of_all_samples(results):
